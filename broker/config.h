@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * config.h - the configuration: one immutable object, made from defaults, an INI file and the
+ * environment, in that order; the environment always wins.
+ *
+ * config.def lists every option once: it makes the parser, --help, --print-config and the manual.
+ * Sections: [broker], [server NAME], [pool NAME].  The environment names an option as
+ * BROKER_<SECTION>_<KEY>: BROKER_BROKER_SOCKET, BROKER_SERVER_<NAME>_URL, BROKER_POOL_<NAME>_MAX_SIZE
+ * (upper case, everything but letters and digits becomes an underscore).
+ *
+ * With no configuration at all there is one server, "local", url sqlite:shmbroker.db, and one pool,
+ * "main", on it.
+ *
+ * Everything in struct config is owned by it and constant after config_load.
+ */
+#ifndef BROKER_CONFIG_H
+#define BROKER_CONFIG_H
+
+#include "check.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+struct config_broker {
+	char *socket; /* path of the listening socket */
+	char *log_level; /* error, warning, info, debug */
+	char *log_format; /* text, json */
+	char *allow_users; /* who may attach: names or ids, comma separated; "*" = everyone who can
+	                      reach the socket; empty = the broker's own user and root */
+	char *allow_groups;
+	char *monitor_group; /* may read slow-query texts; empty = the broker's own user and root */
+	int64_t socket_mode; /* octal */
+	int64_t max_workers;
+	int64_t max_workers_per_uid; /* 0 = max_workers */
+	int64_t result_kib; /* result arena of a worker */
+	int64_t max_request; /* bytes */
+	int64_t default_timeout; /* milliseconds; of calls that name none */
+	int64_t shutdown_grace; /* milliseconds */
+	int64_t slow_log_size; /* records kept in Q */
+	bool slow_params; /* put parameter values into slow-query records */
+};
+
+struct config_server {
+	char *name;
+	char *url; /* postgresql://… or a libpq "key=value" string, sqlite:PATH, fake: */
+	int64_t max_connections; /* over all pools; 0 = no limit of its own */
+	int64_t connect_timeout; /* milliseconds */
+};
+
+struct config_pool {
+	char *name;
+	char **servers; /* names, in order of preference */
+	unsigned nservers;
+	char *database; /* overrides what the url says; PostgreSQL only */
+	char *user;
+	char *password; /* secret */
+	char *passfile;
+	int64_t max_size;
+	int64_t min_idle; /* -1 = max_size */
+	int64_t readers; /* SQLite: reader threads */
+	int64_t acquire_timeout; /* milliseconds */
+	int64_t busy_timeout; /* SQLite, milliseconds */
+	int64_t idle_timeout; /* milliseconds, 0 = never */
+	int64_t max_lifetime; /* milliseconds, 0 = for ever */
+	int64_t max_prepared; /* prepared statements per connection, 0 = off */
+	int64_t max_pipeline; /* read-only statements in flight on one shared connection */
+	int64_t slow_threshold; /* milliseconds; slower statements go to the slow-query ring; -1 = never */
+	int64_t max_waiting; /* requests that may wait for a connection, 0 = no limit of its own */
+};
+
+struct config {
+	struct config_broker broker;
+	struct config_server *servers;
+	unsigned nservers;
+	struct config_pool *pools;
+	unsigned npools;
+	char *source; /* the file read, or NULL */
+};
+
+/* One override from the command line, as "section.key=value" or "section NAME.key=value". */
+struct config_override {
+	const char *text;
+};
+
+/*
+ * Load and validate.  path NULL: BROKER_CONFIG, then ./shmbroker.ini, then /etc/shmbroker/shmbroker.ini,
+ * then none; a path given that cannot be read is an error.  env is the environment (NULL-terminated).
+ * 0: *out is owned by the caller.  Negative: err holds one line per mistake, each naming file, line
+ * and option, or the environment variable, and what to change.
+ */
+int config_load(const char *path, char *const *env, const struct config_override *over, size_t nover,
+	struct config **out, char *err, size_t errlen) must_use;
+void config_free(struct config *c);
+
+/* Index of a pool, or -1. */
+int config_pool_index(const struct config *c, const char *name);
+const struct config_server *config_server(const struct config *c, const char *name);
+
+/* Effective values as INI with comments (unit, default, help); secrets are printed as ********. */
+void config_print(const struct config *c, FILE *f);
+/* All options with type, unit, default, range and help; for --help-config and the manual. */
+void config_describe(FILE *f);
+
+/* A copy of a url or conninfo string with any password replaced by ********; caller frees. */
+char *config_mask_url(const char *url) must_use;
+
+#endif

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * segment.h - memfds with a self-describing header: create, seal, map, verify.
+ *
+ * The broker creates every segment.  Its own mapping of S, Q and B is writable and made before
+ * F_SEAL_FUTURE_WRITE; whoever receives the descriptor can then only map it read-only, also through
+ * /proc/self/fd.  W is sealed against resizing at once and against further writable mappings as soon
+ * as the worker has mapped it (segment_seal_future_write after struct attach_ready).
+ *
+ * No function keeps or closes a descriptor it was given, unless it says so.
+ */
+#ifndef SHM_SEGMENT_H
+#define SHM_SEGMENT_H
+
+#include "check.h"
+#include "layout.h"
+
+/* One section to lay out; off is filled in by segment_layout. */
+struct segment_plan {
+	uint32_t type;
+	uint32_t version;
+	uint32_t stride;
+	uint32_t count;
+	uint64_t len; /* 0: stride * count */
+};
+
+/* Identity of the broker process that goes into every header. */
+struct segment_identity {
+	uint8_t boot_id[16];
+	uint64_t start_ns;
+	uint64_t start_ticks;
+	int32_t pid;
+};
+
+/* Identity of the calling process. */
+void segment_identity_self(struct segment_identity *id);
+
+/* True if the process named by a header still runs; false if it ended or the host rebooted. */
+bool segment_writer_alive(const struct shm_header *h);
+
+/*
+ * Create a memfd named `name`, sized and with a header for the planned sections, magic stored last.
+ * *map gets the broker's mapping (read-write for S, Q, B, read-only for W) and *len its length.
+ * Returns the descriptor, owned by the caller, or -errno.
+ */
+int segment_create(const char *name, uint32_t role, uint64_t incarnation,
+	const struct segment_identity *id, const struct segment_plan *plan, unsigned nplan, void **map,
+	uint64_t *len) must_use;
+
+/* No further writable mapping, write, resize or hole; also F_SEAL_SEAL.  0 or -errno. */
+int segment_seal_future_write(int fd) must_use;
+
+/*
+ * Map a segment received from the broker and check its header: magic, version, role, length, every
+ * section inside the file.  writable only for W.  0 or -errno; -EPROTO: not such a segment;
+ * -EPROTONOSUPPORT: another major version.
+ */
+int segment_attach(int fd, uint32_t role, bool writable, void **map, uint64_t *len) must_use;
+
+/* Section of that type, or NULL.  The header must have been checked by segment_attach. */
+const struct shm_section *segment_section(const void *map, uint32_t type);
+
+/* Start of a section's bytes. */
+static inline void *segment_at(const void *map, const struct shm_section *s)
+{
+	return (char *)map + s->off;
+}
+
+/* Unmap; NULL is allowed. */
+void segment_unmap(void *map, uint64_t len);
+
+#endif
