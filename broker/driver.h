@@ -90,8 +90,15 @@ struct conn {
 	int32_t backend_pid; /* 0 if none */
 };
 
+/* Which autocommit requests may be in flight together on one connection. */
+enum driver_share {
+	DRIVER_SHARE_READS = 1, /* those declared read-only: pipelined, each independent */
+	DRIVER_SHARE_WRITES = 2, /* any without a lease: the driver commits them as a group */
+};
+
 struct driver {
 	const char *name;
+	unsigned share; /* enum driver_share */
 
 	/*
 	 * Open what all connections of a pool to one server share (parsed address, thread pool).

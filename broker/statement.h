@@ -19,8 +19,9 @@
 /* What a statement may leave behind in its session, from its words alone (see statement.c). */
 enum statement_trait {
 	STMT_SUSPECT = 1, /* may change session state: reset the connection afterwards */
-	STMT_TX_CONTROL = 2, /* BEGIN, COMMIT, … as first word: not allowed outside a lease */
+	STMT_TX_CONTROL = 2, /* BEGIN, COMMIT, SAVEPOINT, …: not allowed outside a lease */
 	STMT_COPY = 4, /* COPY as first word: only through the COPY calls */
+	STMT_TX_END = 8, /* COMMIT, ROLLBACK (not TO), …: ends a transaction */
 };
 
 struct statement {

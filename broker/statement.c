@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: MIT */
+/* statement.c - see statement.h. */
+#include "statement.h"
+
+#include <ctype.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#define BUCKETS 8192u
+
+struct statements {
+	struct statement *bucket[BUCKETS];
+	struct statement *newest, *oldest; /* unreferenced ones */
+	unsigned idle, limit;
+	uint32_t next_id;
+};
+
+/* FNV-1a, 64 bit (Fowler, Noll, Vo): short keys, and the full text is compared anyway. */
+static uint64_t hash_text(const char *text, size_t len)
+{
+	uint64_t h = UINT64_C(0xcbf29ce484222325);
+
+	for (size_t i = 0; i < len; i++) {
+		h = (h ^ (unsigned char)text[i]) * UINT64_C(0x100000001b3);
+	}
+	return h;
+}
+
+struct statements *statements_create(unsigned limit)
+{
+	struct statements *s = calloc(1, sizeof(*s));
+
+	if (s != NULL) {
+		s->limit = limit;
+		s->next_id = 1;
+	}
+	return s;
+}
+
+void statements_destroy(struct statements *s)
+{
+	if (s == NULL) {
+		return;
+	}
+	for (unsigned i = 0; i < BUCKETS; i++) {
+		struct statement *st = s->bucket[i];
+
+		while (st != NULL) {
+			struct statement *next = st->chain;
+
+			free(st);
+			st = next;
+		}
+	}
+	free(s);
+}
+
+static void idle_remove(struct statements *s, struct statement *st)
+{
+	*(st->newer != NULL ? &st->newer->older : &s->newest) = st->older;
+	*(st->older != NULL ? &st->older->newer : &s->oldest) = st->newer;
+	st->newer = st->older = NULL;
+	s->idle--;
+}
+
+static void idle_add(struct statements *s, struct statement *st)
+{
+	st->newer = NULL;
+	st->older = s->newest;
+	*(s->newest != NULL ? &s->newest->newer : &s->oldest) = st;
+	s->newest = st;
+	s->idle++;
+}
+
+static void forget(struct statements *s, struct statement *st)
+{
+	struct statement **p = &s->bucket[st->hash % BUCKETS];
+
+	while (*p != st) {
+		p = &(*p)->chain;
+	}
+	*p = st->chain;
+	idle_remove(s, st);
+	free(st);
+}
+
+static struct statement *add(struct statements *s, uint64_t hash, const char *text, size_t len)
+{
+	struct statement *st = malloc(sizeof(*st) + len + 1);
+
+	if (st == NULL) {
+		return NULL;
+	}
+	memset(st, 0, sizeof(*st));
+	memcpy(st->text, text, len);
+	st->text[len] = '\0';
+	st->len = len;
+	st->hash = hash;
+	st->id = s->next_id++;
+	st->traits = statement_traits(text, len);
+	atomic_init(&st->readonly, -1);
+	st->chain = s->bucket[hash % BUCKETS];
+	s->bucket[hash % BUCKETS] = st;
+	return st;
+}
+
+struct statement *statement_get(struct statements *s, const char *text, size_t len)
+{
+	uint64_t hash = hash_text(text, len);
+	struct statement *st;
+
+	for (st = s->bucket[hash % BUCKETS]; st != NULL; st = st->chain) {
+		if (st->hash == hash && st->len == len && memcmp(st->text, text, len) == 0) {
+			if (st->refs == 0) {
+				idle_remove(s, st);
+			}
+			st->refs++;
+			return st;
+		}
+	}
+	st = add(s, hash, text, len);
+	if (st != NULL) {
+		st->refs = 1;
+	}
+	return st;
+}
+
+void statement_hold(struct statement *st)
+{
+	check(st->refs > 0);
+	st->refs++;
+}
+
+void statement_put(struct statements *s, struct statement *st)
+{
+	if (st == NULL) {
+		return;
+	}
+	check(st->refs > 0);
+	if (--st->refs == 0) {
+		idle_add(s, st);
+		while (s->idle > s->limit) {
+			forget(s, s->oldest);
+		}
+	}
+}
+
+/* -- traits ---------------------------------------------------------------------------------- */
+
+/*
+ * Words of a text, one after the other; comments, string literals and quoted identifiers are
+ * skipped for the first words, but are words to the suspicion scan: being wrong there costs one
+ * reset, nothing else.
+ */
+struct scan {
+	const char *at, *end;
+};
+
+static bool skip_comment(struct scan *s)
+{
+	if (s->end - s->at >= 2 && s->at[0] == '-' && s->at[1] == '-') {
+		while (s->at < s->end && *s->at != '\n') {
+			s->at++;
+		}
+		return true;
+	}
+	if (s->end - s->at >= 2 && s->at[0] == '/' && s->at[1] == '*') {
+		unsigned depth = 0; /* PostgreSQL nests them */
+
+		while (s->at < s->end) {
+			if (s->end - s->at >= 2 && s->at[0] == '/' && s->at[1] == '*') {
+				depth++;
+				s->at += 2;
+			} else if (s->end - s->at >= 2 && s->at[0] == '*' && s->at[1] == '/') {
+				s->at += 2;
+				if (--depth == 0) {
+					break;
+				}
+			} else {
+				s->at++;
+			}
+		}
+		return true;
+	}
+	return false;
+}
+
+static bool is_word(char c)
+{
+	return isalnum((unsigned char)c) || c == '_';
+}
+
+/* Next word in lower case into buf; false at the end.  comments: skip them. */
+static bool next_word(struct scan *s, bool comments, char *buf, size_t size)
+{
+	size_t n = 0;
+
+	while (s->at < s->end && !is_word(*s->at)) {
+		if (!comments || !skip_comment(s)) {
+			s->at++;
+		}
+	}
+	while (s->at < s->end && is_word(*s->at)) {
+		if (n + 1 < size) {
+			buf[n++] = (char)tolower((unsigned char)*s->at);
+		}
+		s->at++;
+	}
+	buf[n] = '\0';
+	return n > 0;
+}
+
+static bool one_of(const char *word, const char *const *list)
+{
+	for (; *list != NULL; list++) {
+		if (strcmp(word, *list) == 0) {
+			return true;
+		}
+	}
+	return false;
+}
+
+static bool starts_with_one_of(const char *word, const char *const *list)
+{
+	for (; *list != NULL; list++) {
+		if (strncmp(word, *list, strlen(*list)) == 0) {
+			return true;
+		}
+	}
+	return false;
+}
+
+/*
+ * Functions and words that change the session without a telling command tag: temporary tables,
+ * settings by function, session locks, sequences' session values, exported snapshots, dblink.
+ * pg_advisory_xact_lock and friends end with their transaction.
+ */
+static bool is_suspect_word(const char *word)
+{
+	static const char *const words[] = {"temp", "temporary", "set_config", "setseed", "currval",
+		"lastval", "pg_export_snapshot", "dblink_connect", "dblink_connect_u",
+		"pg_replication_origin_session_setup", NULL};
+	static const char *const prefixes[] = {"pg_advisory_lock", "pg_try_advisory_lock",
+		"pg_advisory_unlock", "lo_", NULL};
+
+	return one_of(word, words) || starts_with_one_of(word, prefixes);
+}
+
+static uint32_t first_word_traits(const char *first, const char *second)
+{
+	static const char *const tx[] = {"begin", "start", "commit", "end", "rollback", "abort",
+		"savepoint", "release", NULL};
+	static const char *const state[] = {"set", "reset", "listen", "unlisten", "prepare",
+		"deallocate", "declare", "load", "discard", "do", "call", NULL};
+	uint32_t traits = 0;
+
+	if (one_of(first, tx) && strcmp(second, "prepared") != 0) {
+		bool end = strcmp(first, "commit") == 0 || strcmp(first, "end") == 0 ||
+			   strcmp(first, "abort") == 0 ||
+			   (strcmp(first, "rollback") == 0 && strcmp(second, "to") != 0);
+
+		traits |= STMT_TX_CONTROL | (end ? STMT_TX_END : 0);
+	}
+	if (strcmp(first, "prepare") == 0 && strcmp(second, "transaction") == 0) {
+		return traits | STMT_TX_CONTROL | STMT_TX_END;
+	}
+	if (one_of(first, state)) {
+		traits |= STMT_SUSPECT;
+	}
+	if (strcmp(first, "copy") == 0) {
+		traits |= STMT_COPY;
+	}
+	return traits;
+}
+
+uint32_t statement_traits(const char *text, size_t len)
+{
+	struct scan s = {text, text + len};
+	char first[40], second[40], word[40];
+	uint32_t traits;
+
+	if (!next_word(&s, true, first, sizeof(first))) {
+		return 0;
+	}
+	if (!next_word(&s, true, second, sizeof(second))) {
+		second[0] = '\0';
+	}
+	if (strcmp(first, "rollback") == 0 || strcmp(first, "commit") == 0 ||
+		strcmp(first, "abort") == 0) {
+		/* ROLLBACK [WORK | TRANSACTION] [TO …] */
+		if (strcmp(second, "work") == 0 || strcmp(second, "transaction") == 0) {
+			if (!next_word(&s, true, second, sizeof(second))) {
+				second[0] = '\0';
+			}
+		}
+	}
+	traits = first_word_traits(first, second);
+	s = (struct scan){text, text + len};
+	while ((traits & STMT_SUSPECT) == 0 && next_word(&s, false, word, sizeof(word))) {
+		if (is_suspect_word(word)) {
+			traits |= STMT_SUSPECT;
+		}
+	}
+	return traits;
+}
