@@ -52,7 +52,8 @@ enum shm_section_type {
 	SHM_SEC_CONNS = 14, /* S: struct board_conn[] */
 	SHM_SEC_WORKERS = 15, /* S: struct board_worker[] */
 	SHM_SEC_HISTOGRAMS = 16, /* S: struct histogram[] */
-	SHM_SEC_EVENTS = 17, /* S: struct board_event[] */
+	SHM_SEC_EVENTS = 17, /* S: struct board_event_slot[] */
+	SHM_SEC_POOL_VALUE = 18, /* S: uint64_t[][], the values of each pool */
 	SHM_SEC_SLOW = 20, /* Q: struct slow_slot[] */
 };
 
