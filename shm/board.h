@@ -44,9 +44,12 @@ struct board_geometry {
 	unsigned nslow; /* slots of Q */
 };
 
+#define BOARD_ROWS_MAX 65536u
+
 /* Where a segment goes.  path NULL: a sealed memfd, which is gone with its last holder (tests). */
 struct board_place {
 	const char *path; /* "<socket>.board", "<socket>.slow" */
+	const char *dir; /* memory file system for the bytes; NULL: /dev/shm (segfile.h) */
 	mode_t mode; /* e.g. 0644 for S, 0640 for Q */
 	gid_t gid; /* (gid_t)-1: leave it */
 };
@@ -54,8 +57,9 @@ struct board_place {
 /*
  * Create S and Q, zero but for the descriptions, visible at once.  Leftovers of a dead broker at the
  * same paths are replaced, memory and all.
- * 0: *out is the caller's.  -EEXIST: the board there belongs to a broker that lives.  -EPERM: the
- * group may not be given.  Other -errno: no place for it.
+ * g: npools and nslow at least 1, none above BOARD_ROWS_MAX.
+ * 0: *out is the caller's.  -EINVAL: the geometry.  -EEXIST: the board there belongs to a broker that
+ * lives.  -EPERM: the group may not be given.  Other -errno: no place for it.
  */
 int board_create(const struct segment_identity *id, const struct board_geometry *g,
 	const struct board_place *s, const struct board_place *q, struct board **out) must_use;
@@ -150,7 +154,7 @@ static inline void board_time(struct board *b, unsigned pool, enum pool_histogra
  * Rows
  *
  * The info structs are at the same time the body of the shared records: 8-byte multiples without
- * hidden padding, texts NUL terminated (board.c makes sure), numbers of enums stable and only
+ * hidden padding, texts NUL terminated, numbers of enums stable and only
  * appended to.  A newer broker may add members at the end: readers copy the smaller of both strides.
  */
 

@@ -132,6 +132,24 @@ static uint64_t plan_sections(
 	return align_up(off, SHM_PAGE);
 }
 
+void segment_header_init(struct shm_header *h, uint32_t role, uint64_t incarnation,
+	const struct segment_identity *id, const struct segment_plan *plan, unsigned nplan)
+{
+	check(nplan <= SHM_MAX_SECTIONS);
+	memset(h, 0, sizeof(*h));
+	h->major = SHM_MAJOR;
+	h->minor = SHM_MINOR;
+	h->header_len = sizeof(*h);
+	h->endian = SHM_ENDIAN;
+	h->role = role;
+	h->incarnation = incarnation;
+	memcpy(h->boot_id, id->boot_id, sizeof(h->boot_id));
+	h->broker_start_ns = id->start_ns;
+	h->broker_start_ticks = id->start_ticks;
+	h->broker_pid = id->pid;
+	h->total_len = plan_sections(h, plan, nplan);
+}
+
 static int create_memfd(const char *name)
 {
 	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
@@ -142,7 +160,7 @@ static int create_memfd(const char *name)
 	return fd < 0 ? -errno : fd;
 }
 
-static int write_header(int fd, const struct shm_header *h)
+int segment_header_write(int fd, const struct shm_header *h)
 {
 	uint64_t magic = SHM_MAGIC;
 	ssize_t n = pwrite(fd, h, sizeof(*h), 0);
@@ -164,19 +182,7 @@ int segment_create(const char *name, uint32_t role, uint64_t incarnation,
 	int err, fd;
 	void *m;
 
-	check(nplan <= SHM_MAX_SECTIONS);
-	memset(&h, 0, sizeof(h));
-	h.major = SHM_MAJOR;
-	h.minor = SHM_MINOR;
-	h.header_len = sizeof(h);
-	h.endian = SHM_ENDIAN;
-	h.role = role;
-	h.incarnation = incarnation;
-	memcpy(h.boot_id, id->boot_id, sizeof(h.boot_id));
-	h.broker_start_ns = id->start_ns;
-	h.broker_start_ticks = id->start_ticks;
-	h.broker_pid = id->pid;
-	h.total_len = plan_sections(&h, plan, nplan);
+	segment_header_init(&h, role, incarnation, id, plan, nplan);
 
 	fd = create_memfd(name);
 	if (fd < 0) {
@@ -186,7 +192,7 @@ int segment_create(const char *name, uint32_t role, uint64_t incarnation,
 		err = -errno;
 		goto err_fd;
 	}
-	err = write_header(fd, &h);
+	err = segment_header_write(fd, &h);
 	if (err < 0) {
 		goto err_fd;
 	}

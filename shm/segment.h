@@ -2,7 +2,8 @@
 /*
  * segment.h - memfds with a self-describing header: create, seal, map, verify.
  *
- * The broker creates every segment.  Its own mapping of S, Q and B is writable and made before
+ * The broker creates every segment.  W and B are memfds; S and Q are files (segfile.h), or memfds
+ * where nobody needs to find them.  The broker's own mapping of S, Q and B is writable and made before
  * F_SEAL_FUTURE_WRITE; whoever receives the descriptor can then only map it read-only, also through
  * /proc/self/fd.  W is sealed against resizing at once and against further writable mappings as soon
  * as the worker has mapped it (segment_seal_future_write after struct attach_ready).
@@ -46,6 +47,12 @@ bool segment_writer_alive(const struct shm_header *h);
 int segment_create(const char *name, uint32_t role, uint64_t incarnation,
 	const struct segment_identity *id, const struct segment_plan *plan, unsigned nplan, void **map,
 	uint64_t *len) must_use;
+
+/* The two steps of it that files share (segfile.h): fill a header, with total_len; write it to the
+ * start of a file, magic last.  The latter returns 0 or -errno. */
+void segment_header_init(struct shm_header *h, uint32_t role, uint64_t incarnation,
+	const struct segment_identity *id, const struct segment_plan *plan, unsigned nplan);
+int segment_header_write(int fd, const struct shm_header *h) must_use;
 
 /* No further writable mapping, write, resize or hole; also F_SEAL_SEAL.  0 or -errno. */
 int segment_seal_future_write(int fd) must_use;
