@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * config.h - the configuration: one immutable object, made from defaults, an INI file and the
- * environment, in that order; the environment always wins.
+ * config.h - the configuration: one immutable object, made from defaults, an INI file, --set options
+ * and the environment, in that order; the environment always wins.
  *
- * config.def lists every option once: it makes the parser, --help, --print-config and the manual.
+ * config.def lists every option once: it makes the parser, --help-config, --print-config and the
+ * manual.
  * Sections: [broker], [server NAME], [pool NAME].  The environment names an option as
  * BROKER_<SECTION>_<KEY>: BROKER_BROKER_SOCKET, BROKER_SERVER_<NAME>_URL, BROKER_POOL_<NAME>_MAX_SIZE
  * (upper case, everything but letters and digits becomes an underscore).
@@ -11,7 +12,9 @@
  * With no configuration at all there is one server, "local", url sqlite:shmbroker.db, and one pool,
  * "main", on it.
  *
- * Everything in struct config is owned by it and constant after config_load.
+ * Everything in struct config is owned by it and constant after config_load.  Strings are never NULL;
+ * an empty one is not set.  Values that mean "depends" (min_idle -1, readers 0,
+ * max_workers_per_uid 0) are replaced by what they depend on.
  */
 #ifndef BROKER_CONFIG_H
 #define BROKER_CONFIG_H
