@@ -97,6 +97,11 @@ _Noreturn void bail_out(const char *fmt, ...)
 	exit(99);
 }
 
+unsigned tap_failures(void)
+{
+	return failed;
+}
+
 int done_testing(void)
 {
 	printf("1..%u\n", count);

@@ -28,6 +28,8 @@ void diag(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void skip(const char *why, ...) __attribute__((format(printf, 1, 2)));
 /* Stop everything: the environment is unusable. */
 _Noreturn void bail_out(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* Checks that failed so far. */
+unsigned tap_failures(void);
 /* Print the plan; 0 if all passed, 1 otherwise. */
 int done_testing(void);
 

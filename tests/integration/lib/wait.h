@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * wait.h - wait for a condition instead of for a time.
+ *
+ *     ok(wait_until(pg_int(pg, "SELECT count(*) FROM item") == 3, 5000), "three rows arrive");
+ *
+ * The condition is evaluated at least once, then every few milliseconds, and once more after the
+ * time is over.
+ */
+#ifndef IT_WAIT_H
+#define IT_WAIT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Milliseconds of CLOCK_MONOTONIC. */
+int64_t wait_clock_ms(void);
+
+/* Let some time pass between two looks at a condition. */
+void wait_pause(void);
+
+/* True as soon as cond holds; false if it did not within ms milliseconds. */
+#define wait_until(cond, ms)                                                                       \
+	({                                                                                         \
+		int64_t wait_end_ = wait_clock_ms() + (ms);                                        \
+		bool wait_met_ = (cond);                                                           \
+		while (!wait_met_ && wait_clock_ms() < wait_end_) {                                \
+			wait_pause();                                                              \
+			wait_met_ = (cond);                                                        \
+		}                                                                                  \
+		wait_met_;                                                                         \
+	})
+
+#endif
