@@ -274,14 +274,15 @@ static void add_member(struct line *l, const struct field *f)
 	}
 }
 
-static void format_json(struct line *l, enum log_level level, const char *msg, size_t len)
+static void format_json(struct line *l, enum log_level level, const char *msg, size_t len, bool cut)
 {
 	struct field fields[FIELDS_MAX], head = {0};
 	unsigned n = 0;
 	size_t skip = subject(msg, len, &head);
 	const char *p;
 
-	while (n < FIELDS_MAX && (p = last_field(msg + skip, len - skip, &fields[n])) != NULL &&
+	while (n < FIELDS_MAX && !cut &&
+		(p = last_field(msg + skip, len - skip, &fields[n])) != NULL &&
 		!key_taken(fields, n, &fields[n])) {
 		n++;
 		len = (size_t)(p - msg);
@@ -295,6 +296,7 @@ static void format_json(struct line *l, enum log_level level, const char *msg, s
 	add_string(l, level_names[level]);
 	add_string(l, "\",\"msg\":\"");
 	add_escaped(l, msg + skip, len - skip, true);
+	l->cut |= cut;
 	end_text(l, "\"");
 	if (skip > 0) {
 		add_member(l, &head);
@@ -305,7 +307,7 @@ static void format_json(struct line *l, enum log_level level, const char *msg, s
 	l->text[l->len++] = '}';
 }
 
-static void format_text(struct line *l, enum log_level level, const char *msg, size_t len)
+static void format_text(struct line *l, enum log_level level, const char *msg, size_t len, bool cut)
 {
 	char name[16];
 
@@ -313,6 +315,7 @@ static void format_text(struct line *l, enum log_level level, const char *msg, s
 	snprintf(name, sizeof(name), " %-7s ", level_names[level]);
 	add_string(l, name);
 	add_escaped(l, msg, len, false);
+	l->cut |= cut;
 	end_text(l, "");
 }
 
@@ -332,15 +335,16 @@ static bool send_line(struct line *l, int patience_ms)
 	       errno != EAGAIN; /* an error that stays is not counted: nobody will read it */
 }
 
-static void format_line(struct line *l, enum log_level level, const char *msg, size_t len)
+/* cut: the end of the message is missing, so its last word is no field. */
+static void format_line(struct line *l, enum log_level level, const char *msg, size_t len, bool cut)
 {
 	l->len = 0;
 	l->limit = sizeof(l->text) - ENDING_MAX;
 	l->cut = false;
 	if (get(&log_json) != 0) {
-		format_json(l, level, msg, len);
+		format_json(l, level, msg, len, cut);
 	} else {
-		format_text(l, level, msg, len);
+		format_text(l, level, msg, len, cut);
 	}
 }
 
@@ -355,7 +359,7 @@ static void report_lost(void)
 		return;
 	}
 	snprintf(text, sizeof(text), "log: lines lost, the reader was too slow lines=%u", lost);
-	format_line(&l, LOG_WARNING, text, strlen(text));
+	format_line(&l, LOG_WARNING, text, strlen(text), false);
 	if (!send_line(&l, 0)) {
 		atomic_fetch_add(&log_lost, lost);
 	}
@@ -373,10 +377,10 @@ void log_vwrite(enum log_level level, const char *fmt, va_list ap)
 	}
 	n = vsnprintf(msg, sizeof(msg), fmt, ap);
 	if (n >= 0) {
-		size_t len = (size_t)n < sizeof(msg) ? (size_t)n : sizeof(msg) - 1;
+		bool cut = (size_t)n >= sizeof(msg);
 
 		report_lost();
-		format_line(&l, level, msg, len);
+		format_line(&l, level, msg, cut ? sizeof(msg) - 1 : (size_t)n, cut);
 		if (!send_line(&l, level <= LOG_WARNING ? PATIENCE_MS : 0)) {
 			atomic_fetch_add(&log_lost, 1);
 		}
