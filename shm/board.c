@@ -88,7 +88,8 @@ static int publish_segment(struct board_segment *seg)
 	return seg->file.path != NULL ? segfile_publish(&seg->file) : 0;
 }
 
-/* Rows start on a cache line, so that a reader of one never shares a line with the writer of another. */
+/* Rows start on a cache line, so that a reader of one never shares a line with the writer of
+ * another. */
 static uint32_t row_stride(size_t size)
 {
 	return (uint32_t)((size + 63) / 64 * 64);
@@ -115,8 +116,8 @@ static int create_s(struct board *b, const struct segment_identity *id,
 		{SHM_SEC_EVENTS, BOARD_EVENT_VERSION, BOARD_EVENT_SLOT, BOARD_EVENTS, 0},
 	};
 
-	return create_segment(&b->s, "shmbroker-board", SHM_ROLE_BOARD, id, place, plan,
-		array_size(plan));
+	return create_segment(
+		&b->s, "shmbroker-board", SHM_ROLE_BOARD, id, place, plan, array_size(plan));
 }
 
 static int create_q(struct board *b, const struct segment_identity *id,
@@ -172,8 +173,8 @@ static void bind_sections(struct board *b, const struct board_geometry *g)
 static bool geometry_ok(const struct board_geometry *g)
 {
 	return g->npools >= 1 && g->npools <= BOARD_ROWS_MAX / POOL_HIST_COUNT &&
-		g->nservers <= BOARD_ROWS_MAX && g->nconns <= BOARD_ROWS_MAX &&
-		g->nworkers <= BOARD_ROWS_MAX && g->nslow >= 1 && g->nslow <= BOARD_ROWS_MAX;
+	       g->nservers <= BOARD_ROWS_MAX && g->nconns <= BOARD_ROWS_MAX &&
+	       g->nworkers <= BOARD_ROWS_MAX && g->nslow >= 1 && g->nslow <= BOARD_ROWS_MAX;
 }
 
 int board_create(const struct segment_identity *id, const struct board_geometry *g,
@@ -235,13 +236,15 @@ void board_heartbeat(struct board *b, uint64_t boottime_ns)
 	put(&b->header->heartbeat_ns, boottime_ns);
 }
 
-/* All four kinds of rows begin with the sequence and `used`; info follows. */
+/* How all four kinds of rows begin; info follows. */
+struct row_head {
+	_Atomic uint64_t seq;
+	uint64_t used;
+};
+
 static void write_row(const struct board_table *t, unsigned i, const void *info, size_t len)
 {
-	struct row_head {
-		_Atomic uint64_t seq;
-		uint64_t used;
-	} *row;
+	struct row_head *row;
 	uint64_t used = info != NULL, seq;
 
 	if (never(i >= t->count)) {

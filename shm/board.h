@@ -19,8 +19,9 @@
  * Progress.  Every call but create and destroy is wait-free and makes no system call, except that
  * board_event and board_slow read the clock.
  *
- * S is readable by all workers: no statement text, no parameter, no secret goes into it.  Texts in a
- * row may come from workers (names, tags): readers must treat them as bytes, not as terminal input.
+ * S is readable by all workers: no statement text, no parameter, no secret goes into it.  Texts in
+ * a row may come from workers (names, tags): readers must treat them as bytes, not as terminal
+ * input.
  *
  * Rows carry CLOCK_MONOTONIC stamps (0 = none), events and slow statements CLOCK_REALTIME.
  */
@@ -55,11 +56,11 @@ struct board_place {
 };
 
 /*
- * Create S and Q, zero but for the descriptions, visible at once.  Leftovers of a dead broker at the
- * same paths are replaced, memory and all.
- * g: npools and nslow at least 1, none above BOARD_ROWS_MAX.
- * 0: *out is the caller's.  -EINVAL: the geometry.  -EEXIST: the board there belongs to a broker that
- * lives.  -EPERM: the group may not be given.  Other -errno: no place for it.
+ * Create S and Q, zero but for the descriptions, visible at once.  Leftovers of a dead broker at
+ * the same paths are replaced, memory and all. g: npools and nslow at least 1, none above
+ * BOARD_ROWS_MAX. 0: *out is the caller's.  -EINVAL: the geometry.  -EEXIST: the board there
+ * belongs to a broker that lives.  -EPERM: the group may not be given.  Other -errno: no place for
+ * it.
  */
 int board_create(const struct segment_identity *id, const struct board_geometry *g,
 	const struct board_place *s, const struct board_place *q, struct board **out) must_use;
@@ -155,7 +156,8 @@ static inline void board_time(struct board *b, unsigned pool, enum pool_histogra
  *
  * The info structs are at the same time the body of the shared records: 8-byte multiples without
  * hidden padding, texts NUL terminated, numbers of enums stable and only
- * appended to.  A newer broker may add members at the end: readers copy the smaller of both strides.
+ * appended to.  A newer broker may add members at the end: readers copy the smaller of both
+ * strides.
  */
 
 #define BOARD_NAME_MAX 64u
@@ -318,9 +320,9 @@ const char *board_event_name(enum board_event_kind kind);
 #define BOARD_EVENT_SLOT 256u
 
 /*
- * One slot of EVENTS, numbered and stamped as in slowring.h.  The kind stands there as text, too, so
- * that an older reader can name a newer kind.
- *    0 seq   8 when_ns   16 kind   20 text_len   24 name   48 text
+ * One slot of EVENTS, numbered and stamped as in slowring.h.  The kind stands there as text, too,
+ * so that an older reader can name a newer kind. 0 seq   8 when_ns   16 kind   20 text_len   24
+ * name   48 text
  */
 struct board_event_slot {
 	_Atomic uint64_t seq;

@@ -23,8 +23,8 @@ static bool parameters_ok(const struct histogram_copy *c, size_t len)
 	}
 	groups = c->nbuckets >> c->sub_bits;
 	return groups >= 1 && (groups << c->sub_bits) == c->nbuckets &&
-		(uint64_t)groups + c->sub_bits + c->unit_shift <= 64 && c->unit_shift < 64 &&
-		c->nbuckets <= (len - offsetof(struct histogram, bucket)) / sizeof(uint64_t);
+	       (uint64_t)groups + c->sub_bits + c->unit_shift <= 64 && c->unit_shift < 64 &&
+	       c->nbuckets <= (len - offsetof(struct histogram, bucket)) / sizeof(uint64_t);
 }
 
 int histogram_copy_init(struct histogram_copy *out, const struct histogram *h, size_t len)
@@ -89,7 +89,8 @@ uint64_t histogram_quantile(const struct histogram_copy *c, double q)
 	for (uint32_t i = 0; i < c->nbuckets; i++) {
 		seen += c->bucket[i];
 		if (seen >= rank) {
-			uint64_t mid = histogram_bucket_low(c, i) + histogram_bucket_width(c, i) / 2;
+			uint64_t mid =
+				histogram_bucket_low(c, i) + histogram_bucket_width(c, i) / 2;
 
 			return mid < c->max_ns ? mid : c->max_ns;
 		}
@@ -105,7 +106,7 @@ uint64_t histogram_mean(const struct histogram_copy *c)
 static bool comparable(const struct histogram_copy *a, const struct histogram_copy *b)
 {
 	return b->bucket != NULL && a->nbuckets == b->nbuckets && a->sub_bits == b->sub_bits &&
-		a->unit_shift == b->unit_shift && a->count >= b->count && a->sum_ns >= b->sum_ns;
+	       a->unit_shift == b->unit_shift && a->count >= b->count && a->sum_ns >= b->sum_ns;
 }
 
 void histogram_subtract(struct histogram_copy *now, const struct histogram_copy *before)
@@ -127,7 +128,8 @@ void histogram_subtract(struct histogram_copy *now, const struct histogram_copy 
 	if (now->count == 0) {
 		now->max_ns = 0;
 	} else if (now->max_ns == before->max_ns) {
-		uint64_t end = histogram_bucket_low(now, top) + histogram_bucket_width(now, top) - 1;
+		uint64_t end =
+			histogram_bucket_low(now, top) + histogram_bucket_width(now, top) - 1;
 
 		now->max_ns = end < now->max_ns ? end : now->max_ns;
 	}

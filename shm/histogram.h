@@ -2,8 +2,8 @@
 /*
  * histogram.h - how long things took: log-linear buckets, one writer, any number of readers.
  *
- * Values are nanoseconds.  They are counted in units of 16 ns; each power of two of units is cut into
- * 64 equal buckets (the first 64 units have a bucket each):
+ * Values are nanoseconds.  They are counted in units of 16 ns; each power of two of units is cut
+ * into 64 equal buckets (the first 64 units have a bucket each):
  *
  *     x = ns >> 4
  *     x < 64    bucket x                                                 width 16 ns
@@ -12,14 +12,14 @@
  *
  * From 1 us up a bucket is at most 1/64 of its lower bound wide, so its middle is at most 1/128 =
  * 0.8 % away from any value in it: two significant digits.  Below 1 us the middle is at most 8 ns
- * away.  The last bucket ends at 2^40 ns = 1099 s; longer times are counted in it, and `max` keeps the
- * longest exactly.  1984 buckets take 15.5 KiB; three histograms per pool 47 KiB.
+ * away.  The last bucket ends at 2^40 ns = 1099 s; longer times are counted in it, and `max` keeps
+ * the longest exactly.  1984 buckets take 15.5 KiB; three histograms per pool 47 KiB.
  *
  * The parameters stand in every histogram, and readers use those, not the constants here.
  *
- * Record: constant time, two words and perhaps `max`, no locked instruction.  Readers copy the buckets
- * one by one: the copy may miss values recorded meanwhile, which harms no percentile.  Intervals are
- * differences of two copies.
+ * Record: constant time, two words and perhaps `max`, no locked instruction.  Readers copy the
+ * buckets one by one: the copy may miss values recorded meanwhile, which harms no percentile.
+ * Intervals are differences of two copies.
  */
 #ifndef SHM_HISTOGRAM_H
 #define SHM_HISTOGRAM_H
@@ -35,7 +35,8 @@
 #define HISTOGRAM_SUB_BITS 6u /* 64 buckets for each power of two */
 #define HISTOGRAM_TOP_BITS 40u /* first value that does not fit: 2^40 ns */
 #define HISTOGRAM_BUCKETS                                                                          \
-	((HISTOGRAM_TOP_BITS - HISTOGRAM_UNIT_SHIFT - HISTOGRAM_SUB_BITS + 1u) << HISTOGRAM_SUB_BITS)
+	((HISTOGRAM_TOP_BITS - HISTOGRAM_UNIT_SHIFT - HISTOGRAM_SUB_BITS + 1u)                     \
+		<< HISTOGRAM_SUB_BITS)
 
 /*
  * Record of section HISTOGRAMS.  Writer: the I/O thread.  Parameters are constant after creation;
@@ -69,7 +70,7 @@ static inline unsigned histogram_bucket(uint64_t ns)
 	}
 	e = 63u - (unsigned)__builtin_clzll(x);
 	return ((e - HISTOGRAM_SUB_BITS) << HISTOGRAM_SUB_BITS) +
-		(unsigned)(x >> (e - HISTOGRAM_SUB_BITS));
+	       (unsigned)(x >> (e - HISTOGRAM_SUB_BITS));
 }
 
 /* Count one value. */
@@ -117,9 +118,9 @@ uint64_t histogram_quantile(const struct histogram_copy *c, double q);
 uint64_t histogram_mean(const struct histogram_copy *c);
 
 /*
- * Turn `now` into what came after `before`, of the same histogram.  max_ns becomes the upper end of the
- * highest bucket that grew, or stays if the maximum itself rose.  A different broker's histogram
- * (fewer counts, other parameters) leaves `now` as it is.
+ * Turn `now` into what came after `before`, of the same histogram.  max_ns becomes the upper end of
+ * the highest bucket that grew, or stays if the maximum itself rose.  A different broker's
+ * histogram (fewer counts, other parameters) leaves `now` as it is.
  */
 void histogram_subtract(struct histogram_copy *now, const struct histogram_copy *before);
 

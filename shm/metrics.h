@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * metrics.h - the numbering of metrics inside this build, and their descriptions inside the segment.
+ * metrics.h - the numbering of metrics inside this build, and their descriptions inside the
+ * segment.
  *
  * The enums are for the writer.  A reader of the segment never uses them: it finds a value through
  * the struct metric_desc records, so that any brokerstat shows any broker's metrics.
@@ -63,7 +64,7 @@ enum metric_unit {
 enum metric_scope {
 	METRIC_SCOPE_BROKER = 1, /* word `index` of section METRIC_VALUE */
 	METRIC_SCOPE_POOL = 2, /* word `index` of the pool's record in section POOL_VALUE, or
-	                          histogram `index` of the pool in section HISTOGRAMS */
+				  histogram `index` of the pool in section HISTOGRAMS */
 };
 
 #define METRIC_DESC_VERSION 1

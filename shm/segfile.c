@@ -130,8 +130,9 @@ int segfile_open(const char *path)
 }
 
 /*
- * Who wrote the segment in fd: false if nobody that lives.  The process is looked up by its pid, which
- * says nothing about a broker in another pid namespace; `fresh` lets its heartbeat speak for it.
+ * Who wrote the segment in fd: false if nobody that lives.  The process is looked up by its pid,
+ * which says nothing about a broker in another pid namespace; `fresh` lets its heartbeat speak for
+ * it.
  */
 static bool writer_lives(int fd, uint32_t role, const struct segment_identity *self, bool fresh)
 {
@@ -172,8 +173,8 @@ static bool path_in_use(const char *path, uint32_t role, const struct segment_id
  * The name of the bytes is taken although our link does not lead there: two brokers see different
  * directories under one name (containers that share /dev/shm).
  */
-static bool data_in_use(const char *path, const char *data, uint32_t role,
-	const struct segment_identity *self)
+static bool data_in_use(
+	const char *path, const char *data, uint32_t role, const struct segment_identity *self)
 {
 	char *target = link_target(path);
 	bool ours = target != NULL && strcmp(target, data) == 0;
@@ -269,7 +270,8 @@ int segfile_create(const char *path, const char *dir, mode_t mode, gid_t gid, ui
 	out->data = data_name(dir != NULL ? dir : SEGFILE_DIR, out->path);
 	if (out->data != NULL && !data_in_use(out->path, out->data, role, id)) {
 		fd = create_file(out->data, &h, mode, gid, map);
-		if (fd >= 0 || fd == -EPERM) { /* EPERM: the group; another directory does not help */
+		if (fd >= 0 ||
+			fd == -EPERM) { /* EPERM: the group; another directory does not help */
 			goto out;
 		}
 	}

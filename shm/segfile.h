@@ -10,11 +10,12 @@
  *     DIR/shmbroker-<hash of the absolute path>-<last component of path>          DIR = /dev/shm
  *
  * and only where DIR cannot be used (full, missing, name taken by another user) is `path` the file
- * itself.  The file is built under a temporary name and renamed: nobody sees it half made.  Pages are
- * allocated at once, so that touching the mapping cannot fail for lack of memory later.
+ * itself.  The file is built under a temporary name and renamed: nobody sees it half made.  Pages
+ * are allocated at once, so that touching the mapping cannot fail for lack of memory later.
  *
- * Readers open `path`, read-only.  The link is followed by hand: its target must be a regular file of
- * the link's owner, so that nobody can slip another file under a name in a directory all may write to.
+ * Readers open `path`, read-only.  The link is followed by hand: its target must be a regular file
+ * of the link's owner, so that nobody can slip another file under a name in a directory all may
+ * write to.
  */
 #ifndef SHM_SEGFILE_H
 #define SHM_SEGFILE_H

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * seqlock.h - records of several words with one writer, and readers that can neither wait for it nor
- * disturb it.
+ * seqlock.h - records of several words with one writer, and readers that can neither wait for it
+ * nor disturb it.
  *
  * The record's first word is its sequence.  The writer makes it invalid (odd), writes the body word
- * by word, and makes it valid again (even, higher).  A reader that sees the same even sequence before
- * and after has copied one version.
+ * by word, and makes it valid again (even, higher).  A reader that sees the same even sequence
+ * before and after has copied one version.
  *
  *      writer                              reader
  *      put(seq, odd)                       s = observe(seq)              (R1)
@@ -13,8 +13,8 @@
  *      words, relaxed                      read_fence()                  (R2)
  *      publish(seq, even)       (W2)       get(seq) == s and even?
  *
- * W2 pairs with R1: who sees the even sequence sees all words of that version.  W1 pairs with R2: who
- * saw a word of the next version sees, after R2, at least its odd sequence.
+ * W2 pairs with R1: who sees the even sequence sees all words of that version.  W1 pairs with R2:
+ * who saw a word of the next version sees, after R2, at least its odd sequence.
  *
  *              write   read        (X = caller must exclude, - = safe)
  *   write        X      -

@@ -55,7 +55,8 @@ static void fill_slot(struct slow_slot *s, const struct slow_record *rec)
 	s->sqlstate[sizeof(rec->sqlstate) - 1] = '\0';
 	if (rec->tag != NULL) {
 		memcpy(s->tag, rec->tag,
-			slowring_cut(rec->tag, strnlen(rec->tag, sizeof(s->tag) + 1), sizeof(s->tag)));
+			slowring_cut(
+				rec->tag, strnlen(rec->tag, sizeof(s->tag) + 1), sizeof(s->tag)));
 	}
 	if (s->sql_len > 0) {
 		memcpy(s->sql, rec->sql, s->sql_len);
@@ -70,7 +71,8 @@ void slowring_write(struct slowring *r, const struct slow_record *rec)
 	fill_slot(&s, rec);
 	seqlock_begin(&dst->seq, 2 * r->next - 1);
 	seqlock_store(&dst->when_ns, &s.when_ns, SLOW_HEAD - sizeof(s.seq));
-	seqlock_store(dst->sql, s.sql, pad8(s.sql_len)); /* what lies behind belongs to older texts */
+	seqlock_store(
+		dst->sql, s.sql, pad8(s.sql_len)); /* what lies behind belongs to older texts */
 	seqlock_end(&dst->seq, 2 * r->next);
 	r->next++;
 }

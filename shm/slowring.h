@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * slowring.h - the slow statements of section SLOW in segment Q: fixed slots, the newest overwrite the
- * oldest.
+ * slowring.h - the slow statements of section SLOW in segment Q: fixed slots, the newest overwrite
+ * the oldest.
  *
  * Record n (1, 2, 3, ...) goes to slot (n - 1) % slots and is stamped with the sequence 2 n (see
  * seqlock.h: odd while it is written).  There is no shared head: readers look at all stamps, so no
- * word can lie about where the newest is.  A reader that follows notices lost records by the gap in n.
+ * word can lie about where the newest is.  A reader that follows notices lost records by the gap in
+ * n.
  *
  *              write   read        (X = caller must exclude, - = safe)
  *   write        X      -
@@ -83,8 +84,8 @@ void slowring_init(struct slowring *r, void *slots, uint32_t count);
 void slowring_write(struct slowring *r, const struct slow_record *rec);
 
 /*
- * Read the slot at `slot`, whose record is `stride` bytes long, into *out.  Returns the number of the
- * record, or 0: empty, being written, or overwritten meanwhile.  sql_len is made to fit.
+ * Read the slot at `slot`, whose record is `stride` bytes long, into *out.  Returns the number of
+ * the record, or 0: empty, being written, or overwritten meanwhile.  sql_len is made to fit.
  */
 uint64_t slowring_read(const void *slot, size_t stride, struct slow_slot *out);
 

@@ -31,7 +31,8 @@ static void open_both(struct both *t)
 		bail_out("board_create: %s", strerror(-err));
 	}
 	err = segment_attach(board_fd(t->b), SHM_ROLE_BOARD, false, &t->s, &t->slen);
-	if (err < 0 || segment_attach(board_slow_fd(t->b), SHM_ROLE_SLOW, false, &t->q, &t->qlen) < 0) {
+	if (err < 0 ||
+		segment_attach(board_slow_fd(t->b), SHM_ROLE_SLOW, false, &t->q, &t->qlen) < 0) {
 		bail_out("segment_attach");
 	}
 }
@@ -86,10 +87,12 @@ static void test_values(void)
 	board_pool_adjust(t.b, 0, POOL_METRIC_SV_IDLE, 1);
 	is_int((int64_t)value(&t, "broker_attaches_total", "", 0), 5, "counters add up");
 	is_int((int64_t)value(&t, "broker_workers", "", 0), 7, "gauges are set and adjusted");
-	is_int((int64_t)value(&t, "broker_prepared_total", "state=\"miss\"", 1), 7, "a pool's counter");
+	is_int((int64_t)value(&t, "broker_prepared_total", "state=\"miss\"", 1), 7,
+		"a pool's counter");
 	is_int((int64_t)value(&t, "broker_prepared_total", "state=\"miss\"", 0), 0,
 		"is not the other pool's");
-	is_int((int64_t)value(&t, "broker_pool_connections", "state=\"idle\"", 0), 5, "a pool's gauge");
+	is_int((int64_t)value(&t, "broker_pool_connections", "state=\"idle\"", 0), 5,
+		"a pool's gauge");
 	is_int((int64_t)board_value(t.b, METRIC_ATTACHES), 5, "the writer reads the same");
 	is_int((int64_t)board_pool_value(t.b, 1, POOL_METRIC_PREPARED_MISSES), 7, "of pools, too");
 	board_heartbeat(t.b, 12345);
@@ -132,16 +135,16 @@ static void test_rows(void)
 
 	open_both(&t);
 	row = record(&t, SHM_SEC_WORKERS, 4);
-	ok(seqlock_read(&row->seq, &row->used, &got.used, sizeof(got) - 8, &version) && version == 0 &&
-			got.used == 0,
+	ok(seqlock_read(&row->seq, &row->used, &got.used, sizeof(got) - 8, &version) &&
+			version == 0 && got.used == 0,
 		"a row nobody wrote is free");
 	board_worker_row(t.b, 4, &w);
-	ok(seqlock_read(&row->seq, &row->used, &got.used, sizeof(got) - 8, &version) && got.used == 1 &&
-			memcmp(&got.info, &w, sizeof(w)) == 0,
+	ok(seqlock_read(&row->seq, &row->used, &got.used, sizeof(got) - 8, &version) &&
+			got.used == 1 && memcmp(&got.info, &w, sizeof(w)) == 0,
 		"a row arrives whole");
 	board_worker_row(t.b, 4, NULL);
-	ok(seqlock_read(&row->seq, &row->used, &got.used, sizeof(got) - 8, &version) && got.used == 0 &&
-			version == 4,
+	ok(seqlock_read(&row->seq, &row->used, &got.used, sizeof(got) - 8, &version) &&
+			got.used == 0 && version == 4,
 		"and is freed");
 	board_conn_row(t.b, 3, &c);
 	ok(((const struct board_conn *)record(&t, SHM_SEC_CONNS, 3))->info.backend_pid == 99 &&
@@ -149,8 +152,10 @@ static void test_rows(void)
 		"connections have rows of their own");
 	board_pool_row(t.b, 0, &(struct board_pool_info){.name = "main"});
 	board_server_row(t.b, 2, &(struct board_server_info){.name = "db1"});
-	is_str(((const struct board_pool *)record(&t, SHM_SEC_POOLS, 0))->info.name, "main", "pools");
-	is_str(((const struct board_server *)record(&t, SHM_SEC_SERVERS, 2))->info.name, "db1", "servers");
+	is_str(((const struct board_pool *)record(&t, SHM_SEC_POOLS, 0))->info.name, "main",
+		"pools");
+	is_str(((const struct board_server *)record(&t, SHM_SEC_SERVERS, 2))->info.name, "db1",
+		"servers");
 	close_both(&t);
 }
 
@@ -177,7 +182,8 @@ static void test_events(void)
 	}
 	is_int((int64_t)board_event_read(record(&t, SHM_SEC_EVENTS, 1), BOARD_EVENT_SLOT, &e),
 		BOARD_EVENTS + 2, "the newest event overwrites the oldest");
-	is_int((int64_t)value(&t, "broker_events_total", "", 0), BOARD_EVENTS + 2, "all are counted");
+	is_int((int64_t)value(&t, "broker_events_total", "", 0), BOARD_EVENTS + 2,
+		"all are counted");
 	is_str(board_event_name(9999), "unknown", "a kind that does not exist has a name, too");
 	close_both(&t);
 }
@@ -215,8 +221,8 @@ static void test_geometry(void)
 	for (unsigned i = 0; i < array_size(bad); i++) {
 		is_int(board_create(&id, &bad[i], NULL, NULL, &b), -EINVAL, "bad geometry %u", i);
 	}
-	is_int(board_create(&id, &(struct board_geometry){.npools = 1, .nslow = 1}, NULL, NULL, &b), 0,
-		"empty tables are allowed");
+	is_int(board_create(&id, &(struct board_geometry){.npools = 1, .nslow = 1}, NULL, NULL, &b),
+		0, "empty tables are allowed");
 	board_destroy(&b);
 }
 

@@ -18,7 +18,8 @@ static void test_wait_returns(void)
 	_Atomic uint32_t word = 7;
 	uint64_t t0 = doorbell_now(), dt;
 
-	is_int(doorbell_wait(&word, 6, 10 * SECOND), 0, "a word that changed already does not wait");
+	is_int(doorbell_wait(&word, 6, 10 * SECOND), 0,
+		"a word that changed already does not wait");
 	ok(doorbell_now() - t0 < 5 * SECOND, "not even a little");
 	t0 = doorbell_now();
 	is_int(doorbell_wait(&word, 7, 2000000), -ETIMEDOUT, "nobody rings: the wait is bounded");

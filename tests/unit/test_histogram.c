@@ -100,14 +100,14 @@ static void check_percentiles(const char *what, uint64_t *v, uint64_t seed)
 		uint64_t got = histogram_quantile(&c, qs[i]);
 
 		if (!close_enough(got, exact)) {
-			diag("seed %llu q %g: got %llu, exact %llu", (unsigned long long)seed, qs[i],
-				(unsigned long long)got, (unsigned long long)exact);
+			diag("seed %llu q %g: got %llu, exact %llu", (unsigned long long)seed,
+				qs[i], (unsigned long long)got, (unsigned long long)exact);
 			bad++;
 		}
 	}
 	is_int(bad, 0, "%s: percentiles within 0.8 %%", what);
-	ok(c.count == N && c.sum_ns == sum && c.max_ns == v[N - 1], "%s: count, sum and maximum exact",
-		what);
+	ok(c.count == N && c.sum_ns == sum && c.max_ns == v[N - 1],
+		"%s: count, sum and maximum exact", what);
 	is_int((int64_t)histogram_mean(&c), (int64_t)(sum / N), "%s: mean", what);
 	histogram_copy_finish(&c);
 	free(h);
@@ -127,7 +127,7 @@ static void test_percentiles(void)
 	check_percentiles("all magnitudes", v, start);
 	for (unsigned i = 0; i < N; i++) { /* a latency: most near 100 us, a long tail */
 		v[i] = 80000 + next_random(&seed) % 40000 +
-			(next_random(&seed) % 100 == 0 ? next_random(&seed) % 5000000000u : 0);
+		       (next_random(&seed) % 100 == 0 ? next_random(&seed) % 5000000000u : 0);
 	}
 	check_percentiles("a latency with a tail", v, start);
 	for (unsigned i = 0; i < N; i++) {
@@ -147,8 +147,10 @@ static void test_empty_and_overflow(void)
 	histogram_copy_finish(&c);
 	histogram_record(h, UINT64_C(5000000000000));
 	c = copy_of(h);
-	is_int((int64_t)c.max_ns, INT64_C(5000000000000), "the maximum is exact beyond the last bucket");
-	ok(histogram_quantile(&c, 1) >= UINT64_C(1) << 39, "and the value counts in the last bucket");
+	is_int((int64_t)c.max_ns, INT64_C(5000000000000),
+		"the maximum is exact beyond the last bucket");
+	ok(histogram_quantile(&c, 1) >= UINT64_C(1) << 39,
+		"and the value counts in the last bucket");
 	histogram_copy_finish(&c);
 	free(h);
 }
@@ -166,7 +168,8 @@ static void test_interval(void)
 		histogram_record(h, 2000);
 	}
 	now = copy_of(h);
-	ok(close_enough(histogram_quantile(&now, 0.5), 50000000), "since the start the old values rule");
+	ok(close_enough(histogram_quantile(&now, 0.5), 50000000),
+		"since the start the old values rule");
 	histogram_subtract(&now, &before);
 	is_int((int64_t)now.count, 100, "an interval has its own count");
 	ok(close_enough(histogram_quantile(&now, 0.5), 2000), "and its own median");
@@ -191,7 +194,8 @@ static void test_foreign_parameters(void)
 	put(&h->bucket[32 + 3], 1u);
 	put(&h->max_ns, 1000000u);
 	c = copy_of(h);
-	is_int((int64_t)histogram_quantile(&c, 0.5), (32 + 3) * 16 + 8, "other parameters are understood");
+	is_int((int64_t)histogram_quantile(&c, 0.5), (32 + 3) * 16 + 8,
+		"other parameters are understood");
 	histogram_copy_finish(&c);
 	h->nbuckets = HISTOGRAM_BUCKETS + 64;
 	h->sub_bits = 6;

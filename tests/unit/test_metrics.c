@@ -79,10 +79,10 @@ int main(void)
 							   (i == j || d.label[0] != '\0')));
 		}
 		ok(name_ok(d.name) && label_ok(d.label) && strlen(d.help) > 5 && unique && family &&
-				unit_ok(&d) && ends(d.name, "_total") == (d.kind == METRIC_KIND_COUNTER),
+				unit_ok(&d) &&
+				ends(d.name, "_total") == (d.kind == METRIC_KIND_COUNTER),
 			"%s{%s}", d.name, d.label);
-		index = index &&
-			d.index == next[d.scope][d.kind == METRIC_KIND_HISTOGRAM]++;
+		index = index && d.index == next[d.scope][d.kind == METRIC_KIND_HISTOGRAM]++;
 	}
 	ok(index, "indexes are dense, each scope by itself");
 	is_int(next[METRIC_SCOPE_BROKER][0], METRIC_COUNT, "all broker metrics are described");

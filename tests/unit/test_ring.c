@@ -82,8 +82,7 @@ static void test_batches(void)
 			ring_push(&p.out, d);
 		}
 		ring_publish(&p.out);
-		room = room && pushed - taken <= SLOTS &&
-			ring_in_pending(&p.in) == pushed - taken;
+		room = room && pushed - taken <= SLOTS && ring_in_pending(&p.in) == pushed - taken;
 		for (unsigned n = (seed >> 50) & 15; n > 0 && ring_in_pending(&p.in) > 0; n--) {
 			ring_take(&p.in, d);
 			order = order && is_desc(d, taken++);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* test_segment.c - what a receiver of a segment can do, what it cannot, and which bytes are refused. */
+/* test_segment.c - what a receiver of a segment can do, what it cannot, and which bytes are
+ * refused. */
 #include "segment.h"
 #include "atomics.h"
 #include "tap.h"
@@ -125,7 +126,8 @@ static void test_worker_segment(void)
 	if (fcntl(s.fd, F_ADD_SEALS, F_SEAL_SEAL) < 0) {
 		bail_out("F_ADD_SEALS");
 	}
-	is_int(segment_seal_future_write(s.fd), -EPERM, "a worker that locked the seals is noticed");
+	is_int(segment_seal_future_write(s.fd), -EPERM,
+		"a worker that locked the seals is noticed");
 	destroy(&s);
 }
 

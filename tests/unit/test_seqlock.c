@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* test_seqlock.c - no torn rows: rows of equal words, written as fast as possible while two read. */
+/* test_seqlock.c - no torn rows: rows of equal words, written as fast as possible while two read.
+ */
 #include "seqlock.h"
 #include "tap.h"
 

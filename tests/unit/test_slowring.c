@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* test_slowring.c - slow-query slots: content, truncation, overwriting, and reading while written. */
+/* test_slowring.c - slow-query slots: content, truncation, overwriting, and reading while written.
+ */
 #include "seqlock.h"
 #include "slowring.h"
 #include "tap.h"
@@ -15,18 +16,30 @@ static void test_content(void)
 {
 	struct slow_slot *slots = aligned_alloc(64, SLOTS * SLOW_SLOT), out;
 	struct slowring r;
-	struct slow_record rec = {.pool = 2, .server = 1, .worker_pid = 4711, .tag = "GET /item",
-		.sql = "SELECT 1, and more", .sql_len = 8, .when_ns = 11, .wait_ns = 22, .run_ns = 33,
-		.rows = 44, .code = 2013, .sqlstate = "40001", .fingerprint = 55};
+	struct slow_record rec = {.pool = 2,
+		.server = 1,
+		.worker_pid = 4711,
+		.tag = "GET /item",
+		.sql = "SELECT 1, and more",
+		.sql_len = 8,
+		.when_ns = 11,
+		.wait_ns = 22,
+		.run_ns = 33,
+		.rows = 44,
+		.code = 2013,
+		.sqlstate = "40001",
+		.fingerprint = 55};
 
 	memset(slots, 0, SLOTS * SLOW_SLOT);
 	slowring_init(&r, slots, SLOTS);
-	is_int((int64_t)slowring_read(&slots[0], SLOW_SLOT, &out), 0, "a slot never written is empty");
+	is_int((int64_t)slowring_read(&slots[0], SLOW_SLOT, &out), 0,
+		"a slot never written is empty");
 	slowring_write(&r, &rec);
-	is_int((int64_t)slowring_read(&slots[0], SLOW_SLOT, &out), 1, "the first record is number 1");
+	is_int((int64_t)slowring_read(&slots[0], SLOW_SLOT, &out), 1,
+		"the first record is number 1");
 	ok(out.pool == 2 && out.server == 1 && out.worker_pid == 4711 && out.when_ns == 11 &&
-			out.wait_ns == 22 && out.run_ns == 33 && out.rows == 44 && out.code == 2013 &&
-			out.fingerprint == 55 && out.flags == 0,
+			out.wait_ns == 22 && out.run_ns == 33 && out.rows == 44 &&
+			out.code == 2013 && out.fingerprint == 55 && out.flags == 0,
 		"numbers");
 	is_str(out.sqlstate, "40001", "SQLSTATE");
 	is_str(out.tag, "GET /item", "tag");
@@ -39,11 +52,14 @@ static void test_content(void)
 	for (unsigned i = 3; i <= 9; i++) {
 		slowring_write(&r, &rec);
 	}
-	is_int((int64_t)slowring_read(&slots[0], SLOW_SLOT, &out), 9, "the newest overwrites the oldest");
+	is_int((int64_t)slowring_read(&slots[0], SLOW_SLOT, &out), 9,
+		"the newest overwrites the oldest");
 	is_int((int64_t)slowring_read(&slots[1], SLOW_SLOT, &out), 6, "and the others stay");
 	seqlock_begin(&slots[1].seq, 19);
-	is_int((int64_t)slowring_read(&slots[1], SLOW_SLOT, &out), 0, "a half-written slot is skipped");
-	is_int((int64_t)slowring_read(&slots[2], 64, &out), 0, "so are slots shorter than their head");
+	is_int((int64_t)slowring_read(&slots[1], SLOW_SLOT, &out), 0,
+		"a half-written slot is skipped");
+	is_int((int64_t)slowring_read(&slots[2], 64, &out), 0,
+		"so are slots shorter than their head");
 	is_int((int64_t)slowring_read(&slots[2], 1024, &out), 7, "shorter texts are read");
 	free(slots);
 }
@@ -79,7 +95,8 @@ static void test_cut(void)
 {
 	is_int((int64_t)slowring_cut("abc", 3, 5), 3, "short");
 	is_int((int64_t)slowring_cut("abcdef", 6, 5), 5, "plain");
-	is_int((int64_t)slowring_cut("\xf0\x9f\x98\x80x", 5, 3), 0, "one character that does not fit");
+	is_int((int64_t)slowring_cut("\xf0\x9f\x98\x80x", 5, 3), 0,
+		"one character that does not fit");
 	is_int((int64_t)slowring_cut("\xf0\x9f\x98\x80x", 5, 4), 4, "one that does");
 	is_int((int64_t)slowring_cut("a\xc3\xa4", 3, 2), 1, "two bytes");
 	is_int((int64_t)slowring_cut("\x80\x80\x80\x80\x80\x80\x80", 7, 6), 6, "not UTF-8");
@@ -99,8 +116,11 @@ static void *write_records(void *arg)
 	char text[SLOW_TEXT_MAX];
 
 	for (unsigned i = 1; i <= WRITES; i++) {
-		struct slow_record rec = {.sql = text, .sql_len = 1 + i % sizeof(text), .rows = i,
-			.run_ns = i, .wait_ns = i};
+		struct slow_record rec = {.sql = text,
+			.sql_len = 1 + i % sizeof(text),
+			.rows = i,
+			.run_ns = i,
+			.wait_ns = i};
 
 		memset(text, 'a' + (int)(i % 26), rec.sql_len);
 		slowring_write(&race->ring, &rec);
@@ -111,7 +131,8 @@ static void *write_records(void *arg)
 
 static bool whole(const struct slow_slot *s, uint64_t n)
 {
-	if (s->rows != n || s->run_ns != n || s->wait_ns != n || s->sql_len != 1 + n % SLOW_TEXT_MAX) {
+	if (s->rows != n || s->run_ns != n || s->wait_ns != n ||
+		s->sql_len != 1 + n % SLOW_TEXT_MAX) {
 		return false;
 	}
 	for (uint32_t i = 0; i < s->sql_len; i++) {
