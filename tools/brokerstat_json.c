@@ -1,0 +1,354 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * brokerstat_json.c - a sample as one JSON document (jansson), slow statements as JSON lines.
+ *
+ * Durations and ages are seconds.  Members are only added, never renamed.
+ */
+#include "brokerstat.h"
+
+#include "series.h"
+#include "text.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <string.h>
+
+/* Take ownership of v; a failed allocation anywhere ends up in *failed. */
+static void set(json_t *o, const char *key, json_t *v, bool *failed)
+{
+	if (json_object_set_new(o, key, v) < 0) {
+		*failed = true;
+	}
+}
+
+static json_t *string(const char *s, size_t len)
+{
+	char clean[4096];
+
+	return json_string(text_utf8(clean, sizeof(clean), s, len));
+}
+
+static json_t *integer(uint64_t v)
+{
+	return json_integer((json_int_t)v);
+}
+
+/* Names of rows, or null. */
+static json_t *pool_name(const struct sample *s, uint32_t pool)
+{
+	char buf[16];
+
+	return pool == BOARD_NONE ? json_null() : string(sample_pool_name(s, pool, buf), SIZE_MAX);
+}
+
+static json_t *server_name(const struct sample *s, uint32_t server)
+{
+	char buf[16];
+
+	return server == BOARD_NONE ? json_null()
+				    : string(sample_server_name(s, server, buf), SIZE_MAX);
+}
+
+static json_t *broker_object(const struct sample *s, bool *failed)
+{
+	char version[32], when[64];
+	json_t *o = json_object();
+
+	snprintf(version, sizeof(version), "%u.%u", s->major, s->minor);
+	set(o, "state", json_string(reader_life_name(s->life)), failed);
+	set(o, "pid", json_integer(s->pid), failed);
+	set(o, "board_version", json_string(version), failed);
+	set(o, "uptime_seconds", json_real((double)s->uptime_ns / 1e9), failed);
+	set(o, "heartbeat_age_seconds", json_real((double)s->beat_age_ns / 1e9), failed);
+	set(o, "time", json_string(text_time(when, sizeof(when), s->real_ns)), failed);
+	set(o, "time_seconds", json_real((double)s->real_ns / 1e9), failed);
+	set(o, "counters_torn", json_boolean(s->values_torn), failed);
+	return o;
+}
+
+static json_t *metrics_object(const struct series_list *l, bool *failed)
+{
+	json_t *all = json_object();
+
+	for (size_t i = 0; i < l->n; i++) {
+		const struct series *v = &l->v[i];
+		json_t *o = json_object();
+
+		set(o, "value", v->whole ? json_integer((json_int_t)v->value) : json_real(v->value),
+			failed);
+		if (v->counter) {
+			set(o, "rate", json_real(v->rate), failed);
+		}
+		set(o, "kind", json_string(v->counter ? "counter" : "gauge"), failed);
+		set(o, "unit", json_string(v->unit), failed);
+		set(o, "description", string(v->help, SIZE_MAX), failed);
+		set(all, v->name, o, failed);
+	}
+	return all;
+}
+
+/* A pool's own values by metric name and label, without the pool in the name. */
+static json_t *pool_metrics(const struct sample *s, unsigned pool, bool *failed)
+{
+	json_t *o = json_object();
+	char key[160];
+
+	for (unsigned i = 0; i < s->ndesc; i++) {
+		const struct metric_desc *d = &s->desc[i];
+
+		if (d->scope != METRIC_SCOPE_POOL || d->kind == METRIC_KIND_HISTOGRAM ||
+			d->unit == METRIC_UNIT_SINCE) {
+			continue;
+		}
+		snprintf(
+			key, sizeof(key), d->label[0] != '\0' ? "%s{%s}" : "%s", d->name, d->label);
+		set(o, key, integer(series_pool_value(s, pool, d->name, d->label)), failed);
+	}
+	return o;
+}
+
+static json_t *histogram_object(const struct histogram_copy *h, bool *failed)
+{
+	json_t *o = json_object();
+
+	set(o, "count", integer(h->count), failed);
+	set(o, "mean", json_real((double)histogram_mean(h) / 1e9), failed);
+	set(o, "p50", json_real((double)histogram_quantile(h, 0.5) / 1e9), failed);
+	set(o, "p90", json_real((double)histogram_quantile(h, 0.9) / 1e9), failed);
+	set(o, "p95", json_real((double)histogram_quantile(h, 0.95) / 1e9), failed);
+	set(o, "p99", json_real((double)histogram_quantile(h, 0.99) / 1e9), failed);
+	set(o, "p999", json_real((double)histogram_quantile(h, 0.999) / 1e9), failed);
+	set(o, "max", json_real((double)h->max_ns / 1e9), failed);
+	return o;
+}
+
+static json_t *pool_histograms(const struct sample *s, unsigned pool, bool *failed)
+{
+	json_t *o = json_object();
+
+	for (unsigned i = 0; i < s->ndesc; i++) {
+		const struct metric_desc *d = &s->desc[i];
+		const struct histogram_copy *h = d->kind != METRIC_KIND_HISTOGRAM
+							 ? NULL
+							 : series_pool_histogram(s, pool, d->name);
+
+		if (h != NULL && h->bucket != NULL) {
+			set(o, d->name, histogram_object(h, failed), failed);
+		}
+	}
+	return o;
+}
+
+static json_t *pool_object(const struct sample *s, unsigned i, bool *failed)
+{
+	const struct board_pool_info *p = &s->pools[i].info;
+	uint64_t wait = pool_maxwait_ns(s, i);
+	json_t *o = json_object();
+	char buf[16];
+
+	set(o, "name", string(p->name, SIZE_MAX), failed);
+	set(o, "database", string(p->database, SIZE_MAX), failed);
+	set(o, "user", string(p->user, SIZE_MAX), failed);
+	for (unsigned c = 0; c < POOL_COLUMNS; c++) {
+		set(o, pool_columns[c], integer(pool_column(s, i, c)), failed);
+	}
+	set(o, "maxwait", integer(wait / 1000000000u), failed);
+	set(o, "maxwait_us", integer(wait % 1000000000u / 1000u), failed);
+	set(o, "pool_mode", string(p->mode, SIZE_MAX), failed);
+	set(o, "state", json_string(pool_state_name(p->state, buf)), failed);
+	set(o, "server", server_name(s, p->server), failed);
+	set(o, "servers", json_integer(p->nservers), failed);
+	set(o, "max_size", json_integer(p->max_size), failed);
+	set(o, "min_idle", json_integer(p->min_idle), failed);
+	set(o, "torn", json_boolean(s->pools[i].torn), failed);
+	set(o, "metrics", pool_metrics(s, i, failed), failed);
+	set(o, "histograms", pool_histograms(s, i, failed), failed);
+	return o;
+}
+
+static json_t *server_object(const struct sample *s, unsigned i, bool *failed)
+{
+	const struct board_server_info *v = &s->servers[i].info;
+	json_t *o = json_object();
+	char buf[16];
+
+	set(o, "name", string(v->name, SIZE_MAX), failed);
+	set(o, "kind", string(v->kind, SIZE_MAX), failed);
+	set(o, "address", string(v->address, SIZE_MAX), failed);
+	set(o, "role", json_string(server_role_name(v->role, buf)), failed);
+	set(o, "state", json_string(server_state_name(v->state, buf)), failed);
+	set(o, "since_seconds", json_real(sample_age(s, v->since_ns)), failed);
+	set(o, "probed_seconds", json_real(sample_age(s, v->probed_ns)), failed);
+	set(o, "latency_seconds", json_real((double)v->latency_ns / 1e9), failed);
+	set(o, "lag_seconds", json_real((double)v->lag_ns / 1e9), failed);
+	set(o, "lag_bytes", integer(v->lag_bytes), failed);
+	set(o, "connections", json_integer(v->connections), failed);
+	set(o, "max_connections", json_integer(v->max_connections), failed);
+	set(o, "last_error", string(v->last_error, SIZE_MAX), failed);
+	set(o, "torn", json_boolean(s->servers[i].torn), failed);
+	return o;
+}
+
+static json_t *conn_object(const struct sample *s, unsigned i, bool *failed)
+{
+	const struct board_conn_info *c = &s->conns[i].info;
+	json_t *o = json_object();
+	char buf[16];
+
+	set(o, "slot", json_integer(i), failed);
+	set(o, "generation", integer(c->generation), failed);
+	set(o, "pool", pool_name(s, c->pool), failed);
+	set(o, "server", server_name(s, c->server), failed);
+	set(o, "state", json_string(conn_state_name(c->state, buf)), failed);
+	set(o, "state_seconds", json_real(sample_age(s, c->since_ns)), failed);
+	set(o, "backend_pid", json_integer(c->backend_pid), failed);
+	set(o, "connected_seconds", json_real(sample_age(s, c->connected_ns)), failed);
+	set(o, "in_flight", json_integer(c->in_flight), failed);
+	set(o, "statements", integer(c->statements), failed);
+	set(o, "worker", c->worker_slot == BOARD_NONE ? json_null() : json_integer(c->worker_slot),
+		failed);
+	set(o, "lease_seconds", json_real(sample_age(s, c->lease_ns)), failed);
+	set(o, "torn", json_boolean(s->conns[i].torn), failed);
+	return o;
+}
+
+static json_t *worker_object(const struct sample *s, unsigned i, bool *failed)
+{
+	const struct board_worker_info *w = &s->workers[i].info;
+	json_t *o = json_object();
+	char buf[16];
+
+	set(o, "slot", json_integer(i), failed);
+	set(o, "incarnation", integer(w->incarnation), failed);
+	set(o, "pid", json_integer(w->pid), failed);
+	set(o, "uid", json_integer(w->uid), failed);
+	set(o, "name", string(w->name, SIZE_MAX), failed);
+	set(o, "tag", string(w->tag, SIZE_MAX), failed);
+	set(o, "state", json_string(worker_state_name(w->state, buf)), failed);
+	set(o, "pool", pool_name(s, w->pool), failed);
+	set(o, "attached_seconds", json_real(sample_age(s, w->attached_ns)), failed);
+	set(o, "idle_seconds", json_real(sample_age(s, w->active_ns)), failed);
+	set(o, "in_flight", json_integer(w->in_flight), failed);
+	set(o, "leases", json_integer(w->leases), failed);
+	set(o, "statements", integer(w->statements), failed);
+	set(o, "errors", integer(w->errors), failed);
+	set(o, "torn", json_boolean(s->workers[i].torn), failed);
+	return o;
+}
+
+static json_t *event_object(const struct numbered_event *e, bool *failed)
+{
+	json_t *o = json_object();
+
+	set(o, "number", integer(e->number), failed);
+	set(o, "time_seconds", json_real((double)e->slot.when_ns / 1e9), failed);
+	set(o, "kind", string(e->slot.name, SIZE_MAX), failed);
+	set(o, "text", string(e->slot.text, SIZE_MAX), failed);
+	return o;
+}
+
+static void append(json_t *array, json_t *v, bool *failed)
+{
+	if (json_array_append_new(array, v) < 0) {
+		*failed = true;
+	}
+}
+
+static void set_tables(json_t *root, const struct sample *s, bool *failed)
+{
+	json_t *pools = json_array(), *servers = json_array(), *conns = json_array();
+	json_t *workers = json_array(), *events = json_array();
+
+	for (unsigned i = 0; i < s->npools; i++) {
+		if (s->pools[i].used) {
+			append(pools, pool_object(s, i, failed), failed);
+		}
+	}
+	for (unsigned i = 0; i < s->nservers; i++) {
+		if (s->servers[i].used) {
+			append(servers, server_object(s, i, failed), failed);
+		}
+	}
+	for (unsigned i = 0; i < s->nconns; i++) {
+		if (s->conns[i].used) {
+			append(conns, conn_object(s, i, failed), failed);
+		}
+	}
+	for (unsigned i = 0; i < s->nworkers; i++) {
+		if (s->workers[i].used) {
+			append(workers, worker_object(s, i, failed), failed);
+		}
+	}
+	for (unsigned i = 0; i < s->nevents; i++) {
+		append(events, event_object(&s->events[i], failed), failed);
+	}
+	set(root, "pools", pools, failed);
+	set(root, "servers", servers, failed);
+	set(root, "connections", conns, failed);
+	set(root, "workers", workers, failed);
+	set(root, "events", events, failed);
+}
+
+static int dump(FILE *f, json_t *root, size_t flags, bool failed)
+{
+	int err = root == NULL || failed ? -ENOMEM : 0;
+
+	if (err == 0 && json_dumpf(root, f, flags) < 0) {
+		err = ferror(f) ? 0 : -ENOMEM; /* a closed pipe is the caller's to see */
+	}
+	json_decref(root);
+	fputc('\n', f);
+	return err;
+}
+
+int json_document(
+	FILE *f, struct sample *now, const struct sample *before, const struct stat_options *opt)
+{
+	struct series_list l;
+	bool failed = false;
+	json_t *root;
+
+	if (series_make(now, before, opt->filter, &l) < 0) {
+		return -ENOMEM;
+	}
+	root = json_object();
+	set(root, "broker", broker_object(now, &failed), &failed);
+	set(root, "metrics", metrics_object(&l, &failed), &failed);
+	set_tables(root, now, &failed);
+	series_free(&l);
+	return dump(
+		f, root, JSON_INDENT(1) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(12), failed);
+}
+
+int json_slow(FILE *f, const struct sample *s, const struct numbered_slow *v, unsigned n)
+{
+	char fingerprint[32];
+	int err = 0;
+
+	for (unsigned i = 0; i < n && err == 0; i++) {
+		const struct slow_slot *q = &v[i].slot;
+		json_t *o = json_object();
+		bool failed = false;
+
+		snprintf(fingerprint, sizeof(fingerprint), "%016llx",
+			(unsigned long long)q->fingerprint);
+		set(o, "number", integer(v[i].number), &failed);
+		set(o, "time_seconds", json_real((double)q->when_ns / 1e9), &failed);
+		set(o, "run_seconds", json_real((double)q->run_ns / 1e9), &failed);
+		set(o, "wait_seconds", json_real((double)q->wait_ns / 1e9), &failed);
+		set(o, "pool", pool_name(s, q->pool), &failed);
+		set(o, "server", server_name(s, q->server), &failed);
+		set(o, "pid", json_integer(q->worker_pid), &failed);
+		set(o, "tag", string(q->tag, sizeof(q->tag)), &failed);
+		set(o, "rows", integer(q->rows), &failed);
+		set(o, "code", json_integer(q->code), &failed);
+		set(o, "sqlstate", string(q->sqlstate, sizeof(q->sqlstate)), &failed);
+		set(o, "fingerprint", json_string(fingerprint), &failed);
+		set(o, "sql", string(q->sql, q->sql_len), &failed);
+		set(o, "sql_bytes", integer(q->sql_full_len), &failed);
+		set(o, "truncated", json_boolean(q->flags & SLOW_F_TRUNCATED), &failed);
+		err = dump(
+			f, o, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(12), failed);
+	}
+	return err;
+}
