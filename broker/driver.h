@@ -78,8 +78,14 @@ struct conn {
 	struct lease *lease; /* LEASED, and RESETTING until its requests drained */
 	bool cancelling; /* a cancel is on its way: nothing new is sent until it is settled */
 	bool retire; /* close when it becomes idle */
+	bool shareable; /* BUSY: all that is in flight may share */
+	bool losing; /* its work is being taken away */
 	bool flush_wanted; /* in io's list of connections to flush at the end of the turn */
 	uint64_t connected_ns, idle_since_ns, since_ns;
+	uint64_t head_ns; /* the head request is the head since */
+	uint64_t cancel_ns, cancel_first_ns; /* last, and first of those not settled */
+	uint64_t statements;
+	struct timer slow; /* shared: look whether the head runs long */
 	struct cds_list_head link; /* pool's list for the state */
 	struct cds_list_head flush_link;
 
@@ -178,8 +184,8 @@ void conn_copy_drained(struct conn *c);
 /* -- facilities of the loop (loop.h) ------------------------------------------------------------- */
 
 uv_loop_t *io_uv(struct io *io);
-/* Nanoseconds of CLOCK_MONOTONIC, read once per loop turn. */
-uint64_t io_now(const struct io *io);
+/* Nanoseconds of CLOCK_MONOTONIC, read at most once since the loop last blocked. */
+uint64_t io_now(struct io *io);
 /* Ask for driver->flush(c) at the end of this turn. */
 void conn_want_flush(struct conn *c);
 

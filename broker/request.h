@@ -44,6 +44,7 @@ enum request_state {
 struct stream {
 	unsigned char *at; /* next byte in the current chunk, NULL: no chunk */
 	unsigned char *end;
+	bool needy; /* holds no block and is guaranteed one, see session.h */
 	uint32_t block; /* first block of the current chunk */
 	uint32_t blocks;
 	uint32_t chunks; /* chunks published so far */
@@ -51,6 +52,7 @@ struct stream {
 };
 
 #define REQUEST_INLINE 448u
+#define REQUEST_INLINE_PARAMS 8u
 
 struct request {
 	/* constant once queued */
@@ -68,6 +70,7 @@ struct request {
 
 	/* state, I/O thread */
 	struct session *session; /* NULL: orphan */
+	uint64_t lease_id; /* as the worker says; 0: autocommit */
 	struct lease *lease; /* NULL: autocommit */
 	struct conn *conn; /* while RUNNING */
 	enum request_state state;
@@ -76,7 +79,9 @@ struct request {
 	bool delivered; /* something of its result was published to the worker */
 	bool cancel_wanted; /* worker's cancel, deadline or death */
 	bool timed_out; /* the cancel is because of the deadline */
-	bool retried; /* sent more than once */
+	unsigned sends; /* times it was given to a connection */
+	bool waited; /* counted as one who had to wait */
+	uint64_t wait_until_ns; /* QUEUED: acquire_timeout */
 	uint64_t arrived_ns, sent_ns, deadline_ns;
 	struct timer timer; /* deadline, then the grace after it */
 	struct cds_list_head link; /* pool->waiters, lease->pending or conn->inflight */
@@ -87,7 +92,9 @@ struct request {
 	/* shared with executor threads */
 	_Atomic int cancel; /* 1: stop as soon as possible */
 
-	unsigned char inline_body[REQUEST_INLINE];
+	struct request_param inline_params[REQUEST_INLINE_PARAMS];
+	uint64_t body_len;
+	_Alignas(8) unsigned char inline_body[REQUEST_INLINE];
 };
 
 /* -- for drivers: result stream -------------------------------------------------------------- */

@@ -39,6 +39,12 @@ void timer_clear(struct timer_wheel *w, struct timer *t)
 	}
 }
 
+void timer_wheel_skip(struct timer_wheel *w, uint64_t now_ns)
+{
+	check(w->count == 0);
+	w->done_tick = now_ns / TICK_NS;
+}
+
 /*
  * One slot.  Due timers move to a list of their own first: fire() may set and clear any timer,
  * those of this slot included.

@@ -35,6 +35,8 @@ static inline bool timer_is_set(const struct timer *t)
 {
 	return t->link.next != NULL;
 }
+/* The empty wheel stood still until now. */
+void timer_wheel_skip(struct timer_wheel *w, uint64_t now_ns);
 /* Fire what is due. */
 void timer_wheel_run(struct timer_wheel *w, uint64_t now_ns);
 

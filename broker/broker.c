@@ -1,0 +1,384 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * broker.c - the broker process: wires board, loop, pools and listener; start, stop, shutdown.
+ *
+ * Start: board -> loop -> pools connect -> all pools ready (or a failure that will not mend) -> listen
+ * -> ready.  Stop (SIGTERM, SIGINT): no new work; when nothing is in flight, or shutdown_grace is
+ * over, connections close, sessions end, the loop runs dry.  A second signal ends the grace.
+ */
+#include "broker.h"
+
+#include "board.h"
+#include "doorbell.h"
+#include "io.h"
+#include "listener.h"
+#include "log.h"
+#include "pool.h"
+#include "request_core.h"
+#include "session.h"
+
+#include <errno.h>
+#include <grp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+/* A pool that cannot reach its server at start gives up after this many milliseconds. */
+#define START_TIMEOUT_MS 15000u
+
+enum broker_phase {
+	BROKER_STARTING,
+	BROKER_SERVING,
+	BROKER_DRAINING, /* no new work, what runs may end */
+	BROKER_CLOSING, /* connections and sessions are being closed */
+	BROKER_STOPPED,
+};
+
+struct broker_proc {
+	const struct config *cfg;
+	const struct broker_start *start;
+	struct io io;
+	struct board *board;
+	struct listener *listener;
+	uv_signal_t term, intr;
+	enum broker_phase phase;
+	uint64_t phase_since_ns;
+	int status;
+};
+
+static void set_phase(struct broker_proc *b, enum broker_phase phase)
+{
+	b->phase = phase;
+	b->phase_since_ns = io_now(&b->io);
+}
+
+/* -- start ------------------------------------------------------------------------------------- */
+
+static gid_t monitor_gid(const struct config *cfg)
+{
+	const char *name = cfg->broker.monitor_group;
+	const struct group *g;
+	char *end;
+	unsigned long v;
+
+	if (name == NULL || *name == '\0') {
+		return (gid_t)-1;
+	}
+	v = strtoul(name, &end, 10);
+	if (*end == '\0') {
+		return (gid_t)v;
+	}
+	g = getgrnam(name);
+	if (g == NULL) {
+		log_warning("[broker] monitor_group: no such group: %s", name);
+		return (gid_t)-1;
+	}
+	return g->gr_gid;
+}
+
+static int make_board(struct broker_proc *b)
+{
+	const struct config *cfg = b->cfg;
+	char s_path[512], q_path[512];
+	struct board_geometry g = {
+		.npools = cfg->npools,
+		.nservers = cfg->nservers,
+		.nworkers = (unsigned)cfg->broker.max_workers,
+		.nslow = (unsigned)cfg->broker.slow_log_size,
+	};
+	struct board_place s = {.path = s_path, .mode = 0644, .gid = (gid_t)-1};
+	struct board_place q = {.path = q_path, .mode = 0640, .gid = monitor_gid(cfg)};
+	int err;
+
+	for (unsigned i = 0; i < cfg->npools; i++) {
+		g.nconns += (unsigned)cfg->pools[i].max_size + POOL_MAX_READERS + 1;
+	}
+	if (q.gid == (gid_t)-1) {
+		q.mode = 0600;
+	}
+	snprintf(s_path, sizeof(s_path), "%s.board", cfg->broker.socket);
+	snprintf(q_path, sizeof(q_path), "%s.slow", cfg->broker.socket);
+	segment_identity_self(&b->io.identity);
+	err = board_create(&b->io.identity, &g, &s, &q, &b->board);
+	if (err == -EEXIST) {
+		log_error("another broker is running on %s; stop it, or set another socket in [broker]",
+			cfg->broker.socket);
+	} else if (err < 0) {
+		log_error("cannot create the board %s: %s", s_path, strerror(-err));
+	}
+	return err;
+}
+
+static unsigned server_index(const struct config *cfg, const char *name)
+{
+	for (unsigned i = 0; i < cfg->nservers; i++) {
+		if (strcmp(cfg->servers[i].name, name) == 0) {
+			return i;
+		}
+	}
+	check(!"config_load made sure that every pool's servers exist");
+	return 0;
+}
+
+static int make_pools(struct broker_proc *b)
+{
+	const struct config *cfg = b->cfg;
+	unsigned first_conn = 0;
+
+	b->io.pools = calloc(cfg->npools, sizeof(struct pool *));
+	if (b->io.pools == NULL) {
+		return -ENOMEM;
+	}
+	b->io.npools = cfg->npools;
+	for (unsigned i = 0; i < cfg->npools; i++) {
+		const struct config_pool *p = &cfg->pools[i];
+		unsigned s = server_index(cfg, p->servers[0]);
+		char err[512] = "";
+
+		if (pool_create(&b->io, i, first_conn, p, &cfg->servers[s], s, &b->io.pools[i], err,
+			    sizeof(err)) < 0) {
+			log_error("pool %s: %s", p->name, err);
+			return -EINVAL;
+		}
+		first_conn += b->io.pools[i]->nconns;
+		pool_grow(b->io.pools[i]);
+	}
+	return 0;
+}
+
+static void announce_ready(struct broker_proc *b)
+{
+	if (b->start->ready_fd >= 0) {
+		ssize_t n = write(b->start->ready_fd, "1", 1);
+
+		(void)n; /* whoever waited is gone, and then nobody needs it */
+		close(b->start->ready_fd);
+	}
+	log_info("ready: %u pool%s, socket %s", b->io.npools, b->io.npools == 1 ? "" : "s",
+		b->cfg->broker.socket);
+	board_event(b->board, BOARD_EVENT_START, "broker %s, pid %d", SHMBROKER_VERSION,
+		(int)getpid());
+}
+
+static void start_closing(struct broker_proc *b);
+
+static void give_up_start(struct broker_proc *b, const char *why)
+{
+	log_error("%s", why);
+	b->status = EXIT_FAILURE;
+	start_closing(b);
+}
+
+/* Every pool must have reached its database before the first worker is let in. */
+static void check_start(struct broker_proc *b)
+{
+	char text[512], err[256] = "";
+	bool late = io_now(&b->io) - b->phase_since_ns > (uint64_t)START_TIMEOUT_MS * 1000000u;
+
+	for (unsigned i = 0; i < b->io.npools; i++) {
+		const struct pool *p = b->io.pools[i];
+
+		if (pool_is_ready(p)) {
+			continue;
+		}
+		if (p->permanent_failure || late) {
+			snprintf(text, sizeof(text), "pool %s: server %s cannot be used: %s",
+				p->config->name, p->server->name,
+				p->last_error[0] != '\0' ? p->last_error : "no answer");
+			give_up_start(b, text);
+		}
+		return;
+	}
+	if (listener_create(&b->io, b->cfg->broker.socket, (int)b->cfg->broker.socket_mode,
+		    b->start->listen_fd, b->start->attach_fd, &b->listener, err, sizeof(err)) < 0) {
+		give_up_start(b, err);
+		return;
+	}
+	set_phase(b, BROKER_SERVING);
+	announce_ready(b);
+}
+
+/* -- stop -------------------------------------------------------------------------------------- */
+
+static bool work_in_flight(struct broker_proc *b)
+{
+	for (unsigned i = 0; i < b->io.npools; i++) {
+		const struct pool *p = b->io.pools[i];
+
+		if (p != NULL && p->state_count[CONN_BUSY] + p->state_count[CONN_LEASED] +
+						p->state_count[CONN_RESETTING] >
+					0) {
+			return true;
+		}
+	}
+	return false;
+}
+
+static void start_draining(struct broker_proc *b)
+{
+	log_info("stopping");
+	board_event(b->board, BOARD_EVENT_STOP, "broker stops");
+	b->io.stopping = true;
+	listener_destroy(&b->listener);
+	set_phase(b, BROKER_DRAINING);
+}
+
+static void start_closing(struct broker_proc *b)
+{
+	b->io.stopping = true;
+	listener_destroy(&b->listener);
+	for (unsigned i = 0; i < b->io.npools; i++) {
+		if (b->io.pools[i] != NULL) {
+			pool_close(b->io.pools[i]);
+		}
+	}
+	set_phase(b, BROKER_CLOSING);
+}
+
+static void close_loop(struct broker_proc *b)
+{
+	while (!cds_list_empty(&b->io.sessions)) {
+		session_end(session_of_link(b->io.sessions.next), NULL);
+	}
+	uv_close((uv_handle_t *)&b->term, NULL);
+	uv_close((uv_handle_t *)&b->intr, NULL);
+	io_stop(&b->io);
+	set_phase(b, BROKER_STOPPED);
+}
+
+static bool pools_closed(const struct broker_proc *b)
+{
+	for (unsigned i = 0; i < b->io.npools; i++) {
+		if (b->io.pools[i] != NULL && !pool_is_closed(b->io.pools[i])) {
+			return false;
+		}
+	}
+	return true;
+}
+
+static void on_tick(struct io *io, void *arg)
+{
+	struct broker_proc *b = arg;
+	uint64_t age = io_now(io) - b->phase_since_ns;
+
+	switch (b->phase) {
+	case BROKER_STARTING:
+		check_start(b);
+		break;
+	case BROKER_SERVING:
+	case BROKER_STOPPED:
+		break;
+	case BROKER_DRAINING:
+		if (!work_in_flight(b) ||
+			age > (uint64_t)b->cfg->broker.shutdown_grace * 1000000u) {
+			start_closing(b);
+		}
+		break;
+	case BROKER_CLOSING:
+		if (pools_closed(b)) {
+			close_loop(b);
+		}
+		break;
+	}
+}
+
+static void on_signal(uv_signal_t *h, int signo)
+{
+	struct broker_proc *b = h->data;
+
+	(void)signo;
+	switch (b->phase) {
+	case BROKER_STARTING:
+	case BROKER_DRAINING:
+		start_closing(b);
+		break;
+	case BROKER_SERVING:
+		start_draining(b);
+		break;
+	case BROKER_CLOSING:
+	case BROKER_STOPPED:
+		break;
+	}
+}
+
+/* -- main -------------------------------------------------------------------------------------- */
+
+/*
+ * Workers must not look into us: no core dump, no ptrace and no /proc/PID/mem by other processes of
+ * the same user.  Descriptors: two per worker at rest, four while attaching.
+ */
+static void harden(const struct config *cfg)
+{
+	struct rlimit rl;
+	rlim_t need = (rlim_t)cfg->broker.max_workers * 4 + 256;
+
+	if (getenv("BROKER_DUMPABLE") == NULL) {
+		(void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	}
+	signal(SIGPIPE, SIG_IGN);
+	if (getrlimit(RLIMIT_NOFILE, &rl) == 0 && rl.rlim_cur < need) {
+		rl.rlim_cur = rl.rlim_max < need ? rl.rlim_max : need;
+		(void)setrlimit(RLIMIT_NOFILE, &rl);
+	}
+}
+
+static void destroy(struct broker_proc *b)
+{
+	for (unsigned i = 0; b->io.pools != NULL && i < b->io.npools; i++) {
+		pool_destroy(&b->io.pools[i]);
+	}
+	free(b->io.pools);
+	free(b->io.slot_taken);
+	board_destroy(&b->board);
+}
+
+int broker_main(const struct config *cfg, const struct broker_start *start)
+{
+	struct broker_proc *b = calloc(1, sizeof(*b));
+	struct segment_identity id;
+	int status;
+
+	if (b == NULL) {
+		log_error("out of memory");
+		return EXIT_FAILURE;
+	}
+	b->cfg = cfg;
+	b->start = start;
+	harden(cfg);
+	if (make_board(b) < 0) {
+		free(b);
+		return EXIT_FAILURE;
+	}
+	id = b->io.identity;
+	if (io_init(&b->io, cfg, b->board) < 0) {
+		log_error("cannot set up the event loop");
+		board_destroy(&b->board);
+		free(b);
+		return EXIT_FAILURE;
+	}
+	b->io.identity = id;
+	b->io.nslots = (unsigned)cfg->broker.max_workers;
+	b->io.slot_taken = calloc(b->io.nslots, sizeof(bool));
+	b->io.on_tick = on_tick;
+	b->io.on_tick_arg = b;
+	uv_signal_init(&b->io.loop, &b->term);
+	uv_signal_init(&b->io.loop, &b->intr);
+	b->term.data = b->intr.data = b;
+	uv_signal_start(&b->term, on_signal, SIGTERM);
+	uv_signal_start(&b->intr, on_signal, SIGINT);
+	set_phase(b, BROKER_STARTING);
+	if (b->io.slot_taken == NULL || make_pools(b) < 0) {
+		b->status = EXIT_FAILURE;
+		start_closing(b);
+	}
+	io_run(&b->io);
+	status = b->status;
+	destroy(b);
+	io_finish(&b->io);
+	free(b);
+	return status;
+}

@@ -1,0 +1,432 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * conn.c - see conn.h.
+ *
+ * Cancels.  A cancel request of PostgreSQL hits whatever the backend runs when it arrives.  So it is
+ * sent only for the head of the connection, after everything behind it that belongs to others was
+ * taken away (conn_evacuate), and nothing new is sent until the driver says that it is settled.  No
+ * cancel can hit a stranger.
+ */
+#include "conn.h"
+
+#include "lease.h"
+#include "log.h"
+#include "pool.h"
+#include "request_core.h"
+#include "session.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+/* A shared read whose predecessor runs longer than this is moved to another connection. */
+#define SLOW_HEAD_NS (10u * 1000000u)
+/* A cancel that found nothing to cancel is repeated after this. */
+#define CANCEL_AGAIN_NS (50u * 1000000u)
+/* A connection on which a cancelled statement still runs after this is closed. */
+#define CANCEL_WAIT_NS (10ull * 1000000000u)
+
+static void on_slow_head(struct timer *t);
+
+static struct request *head_of(struct conn *c)
+{
+	return cds_list_empty(&c->inflight) ? NULL
+					    : cds_list_first_entry(&c->inflight, struct request, link);
+}
+
+void conn_init(struct conn *c, struct pool *p, unsigned slot)
+{
+	memset(c, 0, sizeof(*c));
+	c->pool = p;
+	c->io = p->io;
+	c->driver = p->driver;
+	c->server_priv = p->server_priv;
+	c->slot = slot;
+	c->roles = p->driver->roles(p->server_priv, slot);
+	c->state = CONN_CLOSED;
+	c->slow.fire = on_slow_head;
+	CDS_INIT_LIST_HEAD(&c->inflight);
+	cds_list_add_tail(&c->link, &p->in_state[CONN_CLOSED]);
+	p->state_count[CONN_CLOSED]++;
+}
+
+void conn_check(struct conn *c)
+{
+	check_slow((c->ninflight == 0) == cds_list_empty(&c->inflight));
+	switch (c->state) {
+	case CONN_CLOSED:
+	case CONN_CONNECTING:
+	case CONN_CLOSING:
+		check_slow(c->ninflight == 0 && c->lease == NULL);
+		break;
+	case CONN_IDLE:
+		check_slow(c->ninflight == 0 && c->lease == NULL && !c->cancelling && !c->dirty);
+		check_slow(c->tx == CONN_TX_IDLE);
+		break;
+	case CONN_BUSY:
+		check_slow(c->lease == NULL);
+		break;
+	case CONN_LEASED:
+		break;
+	case CONN_RESETTING:
+		check_slow(c->ninflight == 0 && c->lease == NULL);
+		break;
+	case CONN_STATE_COUNT:
+		check_slow(!"state");
+	}
+}
+
+void conn_set_state(struct conn *c, enum conn_state state)
+{
+	struct pool *p = c->pool;
+
+	p->state_count[c->state]--;
+	cds_list_del(&c->link);
+	c->state = state;
+	c->since_ns = io_now(c->io);
+	p->state_count[state]++;
+	cds_list_add(&c->link, &p->in_state[state]); /* newest first: idle ones are used LIFO */
+	conn_check(c);
+}
+
+/* -- life -------------------------------------------------------------------------------------- */
+
+void conn_open(struct conn *c)
+{
+	check(c->state == CONN_CLOSED);
+	c->generation++;
+	c->tx = CONN_TX_IDLE;
+	c->dirty = c->retire = c->cancelling = c->shareable = false;
+	c->backend_pid = 0;
+	c->statements = 0;
+	conn_set_state(c, CONN_CONNECTING);
+	c->driver->connect(c);
+}
+
+void conn_ready(struct conn *c)
+{
+	struct pool *p = c->pool;
+
+	check(c->state == CONN_CONNECTING);
+	c->connected_ns = io_now(c->io);
+	board_pool_count(c->io->board, p->index, POOL_METRIC_CONNECTIONS_OPENED, 1);
+	pool_connected(p);
+	log_debug("pool %s: connection %u ready backend=%d", p->config->name, c->slot,
+		c->backend_pid);
+	conn_set_state(c, CONN_IDLE);
+}
+
+/* What was in flight is repeated or answered; the lease is broken.  Leaves inflight empty. */
+static void take_work_away(struct conn *c, const struct failure *f)
+{
+	struct lease *l = c->lease;
+
+	c->cancelling = false;
+	io_timer_clear(c->io, &c->slow);
+	if (l != NULL) {
+		lease_hold(l);
+	}
+	while (c->ninflight > 0) {
+		request_lost(head_of(c), f);
+	}
+	c->lease = NULL;
+	if (l != NULL) {
+		lease_break(l, f);
+		lease_drop(l);
+	}
+}
+
+void conn_closed(struct conn *c, const struct failure *f)
+{
+	static const struct failure gone = {
+		.code = FAIL_UNAVAILABLE, .message = "the connection to the database was lost"};
+	struct pool *p = c->pool;
+	bool connecting = c->state == CONN_CONNECTING;
+
+	check(c->state != CONN_CLOSED);
+	c->losing = true;
+	if (c->state != CONN_CLOSING) {
+		take_work_away(c, f != NULL ? f : &gone);
+	}
+	c->losing = false;
+	if (c->flush_wanted) {
+		cds_list_del(&c->flush_link);
+		c->flush_wanted = false;
+	}
+	c->priv = NULL;
+	c->tx = CONN_TX_IDLE;
+	c->dirty = false;
+	conn_set_state(c, CONN_CLOSED);
+	if (connecting) {
+		pool_connect_failed(p, c, f != NULL ? f : &gone);
+	} else {
+		board_pool_count(c->io->board, p->index, POOL_METRIC_CONNECTIONS_CLOSED, 1);
+		if (f != NULL) {
+			log_info("pool %s: connection %u lost: %s", p->config->name, c->slot, f->message);
+		}
+	}
+	pool_grow(p);
+}
+
+void conn_give_up(struct conn *c, const struct failure *f)
+{
+	static const struct failure closed = {
+		.code = FAIL_UNAVAILABLE, .message = "the connection to the database was closed"};
+
+	if (c->state == CONN_CLOSED || c->state == CONN_CLOSING) {
+		return;
+	}
+	c->losing = true;
+	take_work_away(c, f != NULL ? f : &closed);
+	c->losing = false;
+	conn_set_state(c, CONN_CLOSING);
+	c->driver->close(c);
+}
+
+/* -- work -------------------------------------------------------------------------------------- */
+
+void conn_start(struct conn *c, struct request *r, unsigned begin)
+{
+	bool shared = c->ninflight > 0 && c->lease == NULL;
+
+	check_slow(c->state == CONN_BUSY || c->state == CONN_LEASED);
+	r->state = REQUEST_RUNNING;
+	r->conn = c;
+	r->sends++;
+	r->sent_ns = io_now(c->io);
+	cds_list_add_tail(&r->link, &c->inflight);
+	if (c->ninflight++ == 0) {
+		c->head_ns = r->sent_ns;
+	}
+	c->statements++;
+	if (shared) {
+		board_pool_count(c->io->board, c->pool->index, POOL_METRIC_SHARED_SENDS, 1);
+		if (!timer_is_set(&c->slow) && (c->driver->share & DRIVER_SHARE_READS)) {
+			io_timer_set(c->io, &c->slow, r->sent_ns + SLOW_HEAD_NS);
+		}
+	}
+	conn_want_flush(c);
+	c->driver->start(c, r, begin);
+}
+
+/* Nothing is in flight any more and nobody holds it: clean it, retire it, or give it back. */
+static void conn_rest(struct conn *c)
+{
+	unsigned what = (c->tx != CONN_TX_IDLE ? CONN_RESET_ROLLBACK : 0) |
+			(c->dirty ? CONN_RESET_SESSION : 0);
+
+	if (c->cancelling || c->losing) {
+		return; /* conn_cancel_settled, or whoever takes the connection away, goes on */
+	}
+	if (what != 0) {
+		board_pool_count(c->io->board, c->pool->index, POOL_METRIC_RESETS, 1);
+		conn_set_state(c, CONN_RESETTING);
+		c->driver->reset(c, what);
+		return;
+	}
+	if (c->retire || c->io->stopping) {
+		conn_give_up(c, NULL);
+		return;
+	}
+	c->idle_since_ns = io_now(c->io);
+	conn_set_state(c, CONN_IDLE);
+}
+
+void conn_request_ended(struct conn *c, struct request *r)
+{
+	struct request *head;
+
+	cds_list_del(&r->link);
+	r->link.next = NULL;
+	r->conn = NULL;
+	c->ninflight--;
+	c->head_ns = io_now(c->io);
+	if (c->losing) {
+		return;
+	}
+	if (c->ninflight == 0) {
+		io_timer_clear(c->io, &c->slow);
+		if (c->lease == NULL) {
+			conn_rest(c);
+		}
+		return;
+	}
+	head = head_of(c);
+	if (head->cancel_wanted && !c->cancelling) {
+		conn_cancel_request(c, head);
+	}
+}
+
+void conn_unlease(struct conn *c)
+{
+	c->lease = NULL;
+	if (c->state != CONN_LEASED || c->losing) {
+		return;
+	}
+	if (c->ninflight == 0) {
+		conn_rest(c);
+	} else if (!c->cancelling) {
+		conn_cancel_request(c, head_of(c));
+	}
+}
+
+void conn_reset_done(struct conn *c, bool ok)
+{
+	check(c->state == CONN_RESETTING);
+	if (!ok || c->tx != CONN_TX_IDLE) {
+		log_warning("pool %s: connection %u could not be cleaned and is closed",
+			c->pool->config->name, c->slot);
+		conn_give_up(c, NULL);
+		return;
+	}
+	c->dirty = false;
+	conn_rest(c);
+}
+
+void conn_copy_drained(struct conn *c)
+{
+	if (c->lease != NULL && c->lease->session != NULL) {
+		session_unpause(c->lease->session);
+	}
+}
+
+/* -- cancel ------------------------------------------------------------------------------------ */
+
+static bool evacuable(const struct conn *c, const struct request *r)
+{
+	return (c->driver->share & DRIVER_SHARE_READS) && r->session != NULL && r->lease == NULL &&
+	       (r->flags & REQ_F_READONLY) && !r->delivered && !r->cancel_wanted;
+}
+
+void conn_evacuate(struct conn *c)
+{
+	struct cds_list_head *p = c->inflight.next;
+
+	if (p == &c->inflight) {
+		return;
+	}
+	for (p = p->next; p != &c->inflight; p = p->next) {
+		struct request *r = cds_list_entry(p, struct request, link);
+		struct request *twin;
+
+		if (!evacuable(c, r)) {
+			continue;
+		}
+		twin = request_split(r);
+		if (twin != NULL) {
+			board_pool_count(c->io->board, c->pool->index, POOL_METRIC_RETRIES, 1);
+			pool_requeue(c->pool, twin);
+		}
+	}
+}
+
+/* Somebody else's statement stands behind the head and could not be taken away. */
+static bool stranger_behind(struct conn *c)
+{
+	for (struct cds_list_head *p = c->inflight.next->next; p != &c->inflight; p = p->next) {
+		const struct request *r = cds_list_entry(p, struct request, link);
+
+		if (r->session != NULL && r->lease == NULL && !r->cancel_wanted) {
+			return true;
+		}
+	}
+	return false;
+}
+
+static void cancel_head(struct conn *c)
+{
+	bool precise = (c->driver->share & DRIVER_SHARE_READS) == 0;
+
+	if (c->cancelling) {
+		return;
+	}
+	if (!precise) {
+		conn_evacuate(c);
+		if (stranger_behind(c)) { /* out of memory: its deadline has to do */
+			return;
+		}
+	}
+	c->cancelling = true;
+	c->cancel_ns = io_now(c->io);
+	if (c->cancel_first_ns == 0) {
+		c->cancel_first_ns = c->cancel_ns;
+	}
+	board_pool_count(c->io->board, c->pool->index, POOL_METRIC_CANCELS_SENT, 1);
+	c->driver->cancel(c);
+}
+
+void conn_cancel_request(struct conn *c, struct request *r)
+{
+	static const struct failure cancelled = {
+		.code = FAIL_CANCELLED, .message = "cancelled before it ran"};
+	static const struct failure late = {.code = FAIL_TIMEOUT,
+		.retry_safe = true,
+		.message = "deadline passed while the statement waited behind others on a connection"};
+
+	r->cancel_wanted = true;
+	atomic_store_explicit(&r->cancel, 1, memory_order_relaxed);
+	if (head_of(c) == r) {
+		cancel_head(c);
+	} else if ((c->driver->share & DRIVER_SHARE_READS) && r->lease == NULL && r->session != NULL) {
+		request_give_up(r, r->timed_out ? &late : &cancelled); /* a read: nothing can stay */
+	}
+}
+
+void conn_cancel_settled(struct conn *c)
+{
+	if (!c->cancelling) {
+		return; /* the connection was lost meanwhile */
+	}
+	c->cancelling = false;
+	if (c->ninflight == 0) {
+		c->cancel_first_ns = 0;
+		if (c->lease == NULL) {
+			if (c->state == CONN_BUSY || c->state == CONN_LEASED) {
+				conn_rest(c);
+			}
+			return;
+		}
+	}
+	if (c->lease != NULL) {
+		lease_resume(c->lease);
+	}
+}
+
+/* -- time -------------------------------------------------------------------------------------- */
+
+static void on_slow_head(struct timer *t)
+{
+	struct conn *c = container_of(t, struct conn, slow);
+	uint64_t now = io_now(c->io);
+
+	if (c->ninflight < 2 || c->state != CONN_BUSY) {
+		return;
+	}
+	if (now - c->head_ns >= SLOW_HEAD_NS) {
+		conn_evacuate(c);
+	}
+	io_timer_set(c->io, &c->slow, now + SLOW_HEAD_NS);
+}
+
+void conn_tick(struct conn *c)
+{
+	static const struct failure stuck = {.code = FAIL_UNAVAILABLE,
+		.message = "a statement did not end when it was cancelled; its connection was closed"};
+	uint64_t now = io_now(c->io);
+	struct request *head = head_of(c);
+
+	if (head == NULL || !head->cancel_wanted) {
+		if (!c->cancelling) {
+			c->cancel_first_ns = 0;
+		}
+		if (!c->cancelling || now - c->cancel_ns < CANCEL_WAIT_NS) {
+			return;
+		}
+	}
+	if (c->cancel_first_ns != 0 && now - c->cancel_first_ns >= CANCEL_WAIT_NS) {
+		conn_give_up(c, &stuck);
+		return;
+	}
+	if (!c->cancelling && now - c->cancel_ns >= CANCEL_AGAIN_NS) {
+		cancel_head(c);
+	}
+}

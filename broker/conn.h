@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * conn.h - the core's side of a connection: its state, what runs on it, how it is cancelled,
+ * cleaned and given back.  States and transitions are drawn in driver.h.
+ *
+ * I/O thread only.
+ */
+#ifndef BROKER_CONN_H
+#define BROKER_CONN_H
+
+#include "driver.h"
+
+void conn_init(struct conn *c, struct pool *p, unsigned slot);
+void conn_set_state(struct conn *c, enum conn_state state);
+/* Asserts what must hold in each state. */
+void conn_check(struct conn *c);
+
+void conn_open(struct conn *c);
+/* Give it up; f, if not NULL, answers what is in flight. */
+void conn_give_up(struct conn *c, const struct failure *f);
+
+/* Run r on c; `begin` as driver->start. */
+void conn_start(struct conn *c, struct request *r, unsigned begin);
+/* r has ended (any way) and leaves the connection.  Called by request.c. */
+void conn_request_ended(struct conn *c, struct request *r);
+/* The lease is over: clean the connection and give it back when nothing is in flight. */
+void conn_unlease(struct conn *c);
+
+/* Cancel r, which runs on c. */
+void conn_cancel_request(struct conn *c, struct request *r);
+/* Take the shared reads behind a slow or stuck head away and queue them again. */
+void conn_evacuate(struct conn *c);
+/* Shared connections whose head takes long are evacuated; stuck cancels are given up. */
+void conn_tick(struct conn *c);
+
+#endif

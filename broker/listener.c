@@ -1,0 +1,653 @@
+/* SPDX-License-Identifier: MIT */
+/* listener.c - see listener.h.  Sources: unix(7), pidfd_open(2). */
+#include "listener.h"
+
+#include "doorbell.h"
+#include "io.h"
+#include "log.h"
+#include "pool.h"
+#include "session.h"
+
+#include <errno.h>
+#include <grp.h>
+#include <pwd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
+#endif
+
+#define HANDSHAKE_MS 5000u
+#define MAX_HALF_OPEN 256u
+#define MAX_ALLOWED 64u
+#define ACCEPT_BATCH 64
+
+struct allowed {
+	bool everyone;
+	unsigned n;
+	uint32_t id[MAX_ALLOWED];
+};
+
+struct listener {
+	struct io *io;
+	uv_poll_t listen, inherited;
+	bool has_listen, has_inherited;
+	int listen_fd, attach_fd;
+	unsigned handles;
+	unsigned half_open;
+	bool closing;
+	struct cds_list_head handshakes;
+	struct allowed users, groups;
+	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
+	bool own_path;
+};
+
+/* One attach on its way: waits for hello, then for ready. */
+struct handshake {
+	struct listener *l;
+	int sock;
+	uv_poll_t poll;
+	uv_timer_t timer;
+	unsigned handles;
+	struct session *session; /* segments sent, waiting for ready */
+	struct session_fds fds;
+	struct cds_list_head link;
+};
+
+/* -- who may ----------------------------------------------------------------------------------- */
+
+static bool lookup(const char *name, bool group, uint32_t *id)
+{
+	char *end;
+	unsigned long v = strtoul(name, &end, 10);
+
+	if (*name != '\0' && *end == '\0') {
+		*id = (uint32_t)v;
+		return true;
+	}
+	if (group) {
+		const struct group *g = getgrnam(name);
+
+		*id = g != NULL ? g->gr_gid : 0;
+		return g != NULL;
+	}
+	const struct passwd *pw = getpwnam(name);
+
+	*id = pw != NULL ? pw->pw_uid : 0;
+	return pw != NULL;
+}
+
+static int parse_allowed(
+	const char *list, bool group, struct allowed *a, char *err, size_t errlen)
+{
+	char *copy = strdup(list != NULL ? list : ""), *save = NULL;
+
+	if (copy == NULL) {
+		return -ENOMEM;
+	}
+	for (char *p = strtok_r(copy, ", \t", &save); p != NULL; p = strtok_r(NULL, ", \t", &save)) {
+		if (strcmp(p, "*") == 0) {
+			a->everyone = true;
+		} else if (a->n == MAX_ALLOWED || !lookup(p, group, &a->id[a->n])) {
+			snprintf(err, errlen, "[broker] %s: no such %s: %s",
+				group ? "allow_groups" : "allow_users", group ? "group" : "user", p);
+			free(copy);
+			return -EINVAL;
+		} else {
+			a->n++;
+		}
+	}
+	free(copy);
+	return 0;
+}
+
+static bool is_allowed(const struct listener *l, uint32_t uid, uint32_t gid)
+{
+	if (uid == 0 || uid == geteuid() || l->users.everyone || l->groups.everyone) {
+		return true;
+	}
+	for (unsigned i = 0; i < l->users.n; i++) {
+		if (l->users.id[i] == uid) {
+			return true;
+		}
+	}
+	for (unsigned i = 0; i < l->groups.n; i++) {
+		if (l->groups.id[i] == gid) {
+			return true;
+		}
+	}
+	return false;
+}
+
+/* -- messages ---------------------------------------------------------------------------------- */
+
+void close_passed_fds(struct msghdr *m)
+{
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c != NULL; c = CMSG_NXTHDR(m, c)) {
+		if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
+			size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+
+			for (size_t i = 0; i < n; i++) {
+				int fd;
+
+				memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(fd));
+				close(fd);
+			}
+		}
+	}
+}
+
+/* The one descriptor of a message; -1 if there is none, or several, which are all closed. */
+static int single_fd(struct msghdr *m)
+{
+	struct cmsghdr *c = CMSG_FIRSTHDR(m);
+	int fd;
+
+	if (c == NULL || c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS ||
+		c->cmsg_len != CMSG_LEN(sizeof(int)) || CMSG_NXTHDR(m, c) != NULL ||
+		(m->msg_flags & MSG_CTRUNC)) {
+		close_passed_fds(m);
+		return -1;
+	}
+	memcpy(&fd, CMSG_DATA(c), sizeof(fd));
+	return fd;
+}
+
+/* Receive one message; *fd (may be NULL) gets the descriptor that came along. */
+static ssize_t receive(int sock, void *buf, size_t size, int *fd)
+{
+	char control[CMSG_SPACE(32 * sizeof(int))];
+	struct iovec iov = {buf, size};
+	struct msghdr m = {.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof(control)};
+	ssize_t n = recvmsg(sock, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+
+	if (n < 0) {
+		return -errno;
+	}
+	if (fd != NULL) {
+		*fd = single_fd(&m);
+	} else {
+		close_passed_fds(&m);
+	}
+	return n;
+}
+
+static bool send_reply(int sock, const struct attach_reply *r, const int *fds, unsigned nfds)
+{
+	char control[CMSG_SPACE(4 * sizeof(int))] = {0};
+	struct iovec iov = {(void *)r, sizeof(*r)};
+	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
+
+	if (nfds > 0) {
+		struct cmsghdr *c;
+
+		m.msg_control = control;
+		m.msg_controllen = CMSG_SPACE(nfds * sizeof(int));
+		c = CMSG_FIRSTHDR(&m);
+		c->cmsg_level = SOL_SOCKET;
+		c->cmsg_type = SCM_RIGHTS;
+		c->cmsg_len = CMSG_LEN(nfds * sizeof(int));
+		memcpy(CMSG_DATA(c), fds, nfds * sizeof(int));
+	}
+	return sendmsg(sock, &m, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)sizeof(*r);
+}
+
+static void init_reply(struct attach_reply *r)
+{
+	memset(r, 0, sizeof(*r));
+	r->magic = ATTACH_MAGIC;
+	r->major = SHM_MAJOR;
+	r->minor = SHM_MINOR;
+}
+
+/* -- handshake --------------------------------------------------------------------------------- */
+
+static void on_handshake_closed(uv_handle_t *h)
+{
+	struct handshake *hs = h->data;
+
+	if (--hs->handles == 0) {
+		free(hs);
+	}
+}
+
+static void free_listener_when_idle(struct listener *l)
+{
+	if (l->closing && l->handles == 0 && l->half_open == 0) {
+		free(l);
+	}
+}
+
+/* keep: the socket lives on in a session. */
+static void end_handshake(struct handshake *hs, bool keep)
+{
+	struct listener *l = hs->l;
+
+	cds_list_del(&hs->link);
+	uv_close((uv_handle_t *)&hs->poll, on_handshake_closed);
+	uv_close((uv_handle_t *)&hs->timer, on_handshake_closed);
+	if (!keep) {
+		close(hs->sock);
+	}
+	l->half_open--;
+	free_listener_when_idle(l);
+}
+
+static void refuse(struct handshake *hs, uint32_t code, const char *text, int32_t pid)
+{
+	struct attach_reply r;
+
+	init_reply(&r);
+	r.code = code;
+	snprintf(r.text, sizeof(r.text), "%s", text);
+	(void)send_reply(hs->sock, &r, NULL, 0);
+	log_warning("attach of pid %d refused: %s", pid, text);
+	board_count(hs->l->io->board, METRIC_ATTACH_REFUSALS, 1);
+	board_event(hs->l->io->board, BOARD_EVENT_REFUSAL, "pid %d: %s", pid, text);
+	end_handshake(hs, false);
+}
+
+static int peer_pidfd(int sock, int32_t pid)
+{
+	int fd = -1;
+	socklen_t len = sizeof(fd);
+
+	if (getsockopt(sock, SOL_SOCKET, SO_PEERPIDFD, &fd, &len) == 0) {
+		return fd;
+	}
+	return (int)syscall(SYS_pidfd_open, pid, 0); /* before Linux 6.5 */
+}
+
+static const char *check_limits(struct listener *l, const struct ucred *cred, char *buf, size_t size)
+{
+	const struct config_broker *c = &l->io->config->broker;
+	int64_t per_uid = c->max_workers_per_uid > 0 ? c->max_workers_per_uid : c->max_workers;
+
+	if (l->io->stopping) {
+		return "the broker is shutting down";
+	}
+	if (!is_allowed(l, cred->uid, cred->gid)) {
+		snprintf(buf, size, "user %u may not attach; add it to allow_users in [broker]",
+			cred->uid);
+		return buf;
+	}
+	if (l->io->nsessions >= (unsigned)c->max_workers) {
+		snprintf(buf, size, "too many workers (max_workers = %lld)", (long long)c->max_workers);
+		return buf;
+	}
+	if (sessions_of_uid(l->io, cred->uid) >= (unsigned)per_uid) {
+		snprintf(buf, size, "too many workers of user %u (max_workers_per_uid = %lld)",
+			cred->uid, (long long)per_uid);
+		return buf;
+	}
+	return NULL;
+}
+
+static void offer_segments(struct handshake *hs, const struct attach_hello *hello,
+	const struct ucred *cred, unsigned pool)
+{
+	struct io *io = hs->l->io;
+	struct session_identity id = {.pid = cred->pid, .uid = cred->uid, .gid = cred->gid};
+	uint32_t kib = hello->result_kib != 0 ? hello->result_kib
+					      : (uint32_t)io->config->broker.result_kib;
+	struct attach_reply r;
+	int err;
+
+	memcpy(id.name, hello->name, sizeof(id.name) - 1);
+	id.pidfd = peer_pidfd(hs->sock, cred->pid);
+	if (id.pidfd < 0) {
+		refuse(hs, FAIL_REFUSED, "the worker's process cannot be watched", cred->pid);
+		return;
+	}
+	err = session_create(io, hs->sock, &id, pool, kib, &hs->session, &hs->fds);
+	if (err < 0) {
+		char text[128];
+
+		close(id.pidfd);
+		snprintf(text, sizeof(text), "cannot create segments: %s", strerror(-err));
+		refuse(hs, FAIL_REFUSED, text, cred->pid);
+		return;
+	}
+	init_reply(&r);
+	r.npools = io->npools;
+	r.pool = pool;
+	r.worker_slot = session_slot(hs->session);
+	r.incarnation = session_incarnation(hs->session);
+	r.max_request = (uint64_t)io->config->broker.max_request;
+	r.default_timeout_ms = (uint64_t)io->config->broker.default_timeout;
+	int fds[4] = {board_fd(io->board), hs->fds.w, hs->fds.b, hs->fds.bell};
+
+	if (!send_reply(hs->sock, &r, fds, 4)) {
+		struct session *s = hs->session;
+
+		close(hs->fds.w);
+		close(hs->fds.b);
+		end_handshake(hs, true);
+		session_end(s, "gone while attaching");
+	}
+}
+
+static void handle_hello(
+	struct handshake *hs, struct attach_hello *h, ssize_t len, const struct ucred *cred)
+{
+	char buf[128];
+	const char *why;
+	int pool = 0;
+
+	if (len != (ssize_t)sizeof(*h) || h->magic != ATTACH_MAGIC || h->kind != ATTACH_WORKER) {
+		refuse(hs, FAIL_PROTOCOL, "not an attach message", cred->pid);
+		return;
+	}
+	if (h->major != SHM_MAJOR) {
+		snprintf(buf, sizeof(buf), "the library speaks format %u, the broker %u", h->major,
+			SHM_MAJOR);
+		refuse(hs, FAIL_VERSION, buf, cred->pid);
+		return;
+	}
+	h->name[sizeof(h->name) - 1] = h->pool[sizeof(h->pool) - 1] = '\0';
+	why = check_limits(hs->l, cred, buf, sizeof(buf));
+	if (why == NULL && h->pool[0] != '\0') {
+		pool = config_pool_index(hs->l->io->config, h->pool);
+		why = pool < 0 ? "there is no pool of that name" : NULL;
+	}
+	if (why != NULL) {
+		refuse(hs, FAIL_REFUSED, why, cred->pid);
+		return;
+	}
+	offer_segments(hs, h, cred, (unsigned)pool);
+}
+
+static void on_hello(struct handshake *hs)
+{
+	struct attach_hello h;
+	struct ucred cred = {0};
+	socklen_t len = sizeof(cred);
+	ssize_t n = receive(hs->sock, &h, sizeof(h), NULL);
+
+	if (n == -EAGAIN || n == -EINTR) {
+		return;
+	}
+	if (n <= 0 || getsockopt(hs->sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0) {
+		end_handshake(hs, false);
+		return;
+	}
+	handle_hello(hs, &h, n, &cred);
+}
+
+static void on_ready_message(struct handshake *hs)
+{
+	struct session *s = hs->session;
+	struct session_fds fds = hs->fds;
+	struct attach_ready ready;
+	ssize_t n = receive(hs->sock, &ready, sizeof(ready), NULL);
+	int err = -EPROTO;
+
+	if (n == -EAGAIN || n == -EINTR) {
+		return;
+	}
+	end_handshake(hs, true); /* before the session polls the same descriptor */
+	if (n == (ssize_t)sizeof(ready) && ready.magic == ATTACH_MAGIC) {
+		err = session_ready(s, &fds);
+	}
+	close(fds.w);
+	close(fds.b);
+	if (err < 0) {
+		session_end(s, "gone while attaching");
+	}
+}
+
+static void on_handshake(uv_poll_t *p, int status, int events)
+{
+	struct handshake *hs = p->data;
+
+	(void)status;
+	(void)events;
+	if (hs->session == NULL) {
+		on_hello(hs);
+	} else {
+		on_ready_message(hs);
+	}
+}
+
+static void on_handshake_timeout(uv_timer_t *t)
+{
+	struct handshake *hs = t->data;
+	struct session *s = hs->session;
+
+	if (s != NULL) {
+		close(hs->fds.w);
+		close(hs->fds.b);
+	}
+	end_handshake(hs, s != NULL);
+	if (s != NULL) {
+		session_end(s, "took too long to attach");
+	}
+}
+
+/* Takes sock over. */
+static struct handshake *begin_handshake(struct listener *l, int sock)
+{
+	struct handshake *hs;
+
+	if (l->half_open >= MAX_HALF_OPEN || (hs = calloc(1, sizeof(*hs))) == NULL) {
+		close(sock);
+		return NULL;
+	}
+	hs->l = l;
+	hs->sock = sock;
+	hs->poll.data = hs->timer.data = hs;
+	if (uv_poll_init(&l->io->loop, &hs->poll, sock) < 0) {
+		close(sock);
+		free(hs);
+		return NULL;
+	}
+	uv_timer_init(&l->io->loop, &hs->timer);
+	hs->handles = 2;
+	l->half_open++;
+	cds_list_add_tail(&hs->link, &l->handshakes);
+	uv_timer_start(&hs->timer, on_handshake_timeout, HANDSHAKE_MS, 0);
+	uv_poll_start(&hs->poll, UV_READABLE, on_handshake);
+	return hs;
+}
+
+/* -- sockets ----------------------------------------------------------------------------------- */
+
+static void on_listen(uv_poll_t *p, int status, int events)
+{
+	struct listener *l = p->data;
+
+	(void)status;
+	(void)events;
+	for (int i = 0; i < ACCEPT_BATCH; i++) {
+		int sock = accept4(l->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+		if (sock < 0) {
+			if (errno == EMFILE || errno == ENFILE) {
+				log_warning("out of file descriptors: an attach has to wait");
+			}
+			return;
+		}
+		begin_handshake(l, sock);
+	}
+}
+
+/* A descriptor from a stranger: only a SOCK_SEQPACKET Unix socket will do. */
+static bool is_seqpacket(int fd)
+{
+	int type = 0, domain = 0;
+	socklen_t len = sizeof(type);
+
+	return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0 && type == SOCK_SEQPACKET &&
+	       getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_UNIX;
+}
+
+/* A hello that brings the worker's own socket along. */
+static void on_inherited(uv_poll_t *p, int status, int events)
+{
+	struct listener *l = p->data;
+
+	(void)status;
+	(void)events;
+	for (int i = 0; i < ACCEPT_BATCH; i++) {
+		struct attach_hello h;
+		struct ucred cred = {0};
+		socklen_t len = sizeof(cred);
+		struct handshake *hs;
+		int fd = -1;
+		ssize_t n = receive(l->attach_fd, &h, sizeof(h), &fd);
+
+		if (n < 0) {
+			return;
+		}
+		if (n == 0 && fd < 0) { /* nobody holds the other end any more */
+			uv_poll_stop(p);
+			return;
+		}
+		if (fd < 0) {
+			continue;
+		}
+		if (!is_seqpacket(fd)) {
+			close(fd);
+			continue;
+		}
+		hs = begin_handshake(l, fd);
+		if (hs == NULL) {
+			continue;
+		}
+		if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0) {
+			end_handshake(hs, false);
+			continue;
+		}
+		handle_hello(hs, &h, n, &cred);
+	}
+}
+
+static int bind_socket(const char *path, int mode, char *err, size_t errlen)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	mode_t old;
+	int rc;
+
+	if (strlen(path) >= sizeof(addr.sun_path)) {
+		snprintf(err, errlen, "[broker] socket: path is longer than %zu bytes: %s",
+			sizeof(addr.sun_path) - 1, path);
+		goto err_fd;
+	}
+	if (fd < 0) {
+		snprintf(err, errlen, "socket: %s", strerror(errno));
+		return -1;
+	}
+	strcpy(addr.sun_path, path);
+	if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0) {
+		snprintf(err, errlen, "another broker listens on %s; stop it, or set another socket in "
+				      "[broker]",
+			path);
+		goto err_fd;
+	}
+	if (errno == ECONNREFUSED) { /* left behind by one that died */
+		unlink(path);
+	}
+	old = umask((mode_t)(0777 & ~mode));
+	rc = bind(fd, (struct sockaddr *)&addr, sizeof(addr));
+	umask(old);
+	if (rc < 0 || listen(fd, 1024) < 0) {
+		snprintf(err, errlen, "cannot listen on %s: %s", path, strerror(errno));
+		goto err_fd;
+	}
+	return fd;
+err_fd:
+	if (fd >= 0) {
+		close(fd);
+	}
+	return -1;
+}
+
+static void watch(struct listener *l, uv_poll_t *p, int fd, uv_poll_cb cb)
+{
+	uv_poll_init(&l->io->loop, p, fd);
+	p->data = l;
+	uv_poll_start(p, UV_READABLE, cb);
+	l->handles++;
+}
+
+int listener_create(struct io *io, const char *path, int mode, int listen_fd, int attach_fd,
+	struct listener **out, char *err, size_t errlen)
+{
+	struct listener *l = calloc(1, sizeof(*l));
+
+	if (l == NULL) {
+		snprintf(err, errlen, "out of memory");
+		return -ENOMEM;
+	}
+	l->io = io;
+	CDS_INIT_LIST_HEAD(&l->handshakes);
+	if (parse_allowed(io->config->broker.allow_users, false, &l->users, err, errlen) < 0 ||
+		parse_allowed(io->config->broker.allow_groups, true, &l->groups, err, errlen) < 0) {
+		free(l);
+		return -EINVAL;
+	}
+	l->listen_fd = listen_fd;
+	l->attach_fd = attach_fd;
+	if (listen_fd < 0) {
+		l->listen_fd = bind_socket(path, mode, err, errlen);
+		if (l->listen_fd < 0) {
+			free(l);
+			return -EADDRINUSE;
+		}
+		l->own_path = true;
+		snprintf(l->path, sizeof(l->path), "%s", path);
+	}
+	watch(l, &l->listen, l->listen_fd, on_listen);
+	if (attach_fd >= 0) {
+		l->has_inherited = true;
+		watch(l, &l->inherited, attach_fd, on_inherited);
+	}
+	*out = l;
+	return 0;
+}
+
+static void on_listener_closed(uv_handle_t *h)
+{
+	struct listener *l = h->data;
+
+	l->handles--;
+	free_listener_when_idle(l);
+}
+
+void listener_destroy(struct listener **lp)
+{
+	struct listener *l = *lp;
+
+	if (l == NULL) {
+		return;
+	}
+	*lp = NULL;
+	uv_close((uv_handle_t *)&l->listen, on_listener_closed);
+	if (l->has_inherited) {
+		uv_close((uv_handle_t *)&l->inherited, on_listener_closed);
+	}
+	close(l->listen_fd);
+	if (l->own_path) {
+		unlink(l->path);
+	}
+	l->half_open++; /* keeps l while the handshakes end */
+	while (!cds_list_empty(&l->handshakes)) {
+		struct handshake *hs =
+			cds_list_first_entry(&l->handshakes, struct handshake, link);
+
+		on_handshake_timeout(&hs->timer);
+	}
+	l->half_open--;
+	l->closing = true;
+	free_listener_when_idle(l);
+}
