@@ -173,7 +173,8 @@ static int parse_options(int argc, char **argv, struct stat_options *opt)
 			opt->color = false;
 			break;
 		case '?':
-			return usage_error("invalid option%s", "");
+			fputs("Try 'brokerstat --help'.\n", stderr);
+			return STAT_USAGE;
 		case 'n':
 		case 'w':
 		case 'c':

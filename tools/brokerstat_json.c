@@ -317,7 +317,7 @@ int json_document(
 	set_tables(root, now, &failed);
 	series_free(&l);
 	return dump(
-		f, root, JSON_INDENT(1) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(12), failed);
+		f, root, JSON_INDENT(1) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(15), failed);
 }
 
 int json_slow(FILE *f, const struct sample *s, const struct numbered_slow *v, unsigned n)
@@ -348,7 +348,7 @@ int json_slow(FILE *f, const struct sample *s, const struct numbered_slow *v, un
 		set(o, "sql_bytes", integer(q->sql_full_len), &failed);
 		set(o, "truncated", json_boolean(q->flags & SLOW_F_TRUNCATED), &failed);
 		err = dump(
-			f, o, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(12), failed);
+			f, o, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(15), failed);
 	}
 	return err;
 }

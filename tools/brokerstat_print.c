@@ -314,7 +314,7 @@ int print_workers(FILE *f, const struct sample *s, const struct stat_options *op
 
 static void cell_value(struct text_table *t, const struct series *v)
 {
-	text_table_cell(t, v->whole ? "%.0f" : "%.6f", v->value);
+	text_table_cell(t, v->whole ? "%.0f" : "%.9f", v->value);
 }
 
 int print_series(

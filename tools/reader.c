@@ -123,6 +123,9 @@ static void explain(int err, const char *name, const struct reader *r, char *tex
 				"no board of a broker at ./shmbroker.sock.board or "
 				"/run/shmbroker/broker.sock.board; name the broker's socket "
 				"with -n or BROKER_SOCKET");
+		} else if (name != NULL && strchr(name, '/') == NULL) {
+			snprintf(text, len, "no board of a broker at ./%s.board or %s", name,
+				r->path);
 		} else {
 			snprintf(text, len, "no board of a broker at %s", r->path);
 		}
