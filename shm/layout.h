@@ -181,7 +181,7 @@ enum req_flag {
  * size and does not wrap.
  */
 struct shm_request {
-	uint64_t id; /* worker's choice, not 0, strictly increasing */
+	uint64_t id; /* worker's choice, not 0, never used again but for REQ_PART and its end */
 	uint8_t op; /* enum req_op */
 	uint8_t flags; /* enum req_flag */
 	uint16_t pool; /* index of the pool; ignored with a lease */
