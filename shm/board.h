@@ -51,7 +51,7 @@ struct board_geometry {
 struct board_place {
 	const char *path; /* "<socket>.board", "<socket>.slow" */
 	const char *dir; /* memory file system for the bytes; NULL: /dev/shm (segfile.h) */
-	mode_t mode; /* e.g. 0644 for S, 0640 for Q */
+	mode_t mode; /* who may read: e.g. 0444 for S, 0440 for Q */
 	gid_t gid; /* (gid_t)-1: leave it */
 };
 

@@ -190,7 +190,10 @@ static bool data_in_use(
 	return used;
 }
 
-/* Give a new file its size, memory, owner, mode and header. */
+/*
+ * Give a new file its size, memory, owner, mode and header.  No one may open it for writing again:
+ * the descriptor that is open suffices for the mapping, and a successor renames.
+ */
 static int fill_file(int fd, const struct shm_header *h, mode_t mode, gid_t gid)
 {
 	int err = posix_fallocate(fd, 0, (off_t)h->total_len);
@@ -198,7 +201,8 @@ static int fill_file(int fd, const struct shm_header *h, mode_t mode, gid_t gid)
 	if (err != 0) {
 		return -err;
 	}
-	if ((gid != (gid_t)-1 && fchown(fd, (uid_t)-1, gid) < 0) || fchmod(fd, mode) < 0) {
+	if ((gid != (gid_t)-1 && fchown(fd, (uid_t)-1, gid) < 0) ||
+		fchmod(fd, mode & ~(mode_t)0222) < 0) {
 		return -errno;
 	}
 	return segment_header_write(fd, h);

@@ -34,9 +34,9 @@ struct segfile {
 
 /*
  * Create a segment (see segment_create) for `path`, mapped read-write at *map, not visible yet.
- * dir NULL: SEGFILE_DIR.  gid (gid_t)-1: not changed.
- * Returns a read-only descriptor, owned by the caller; *out is for segfile_publish and _remove.
- * -EEXIST: `path` belongs to a broker that lives.  Other -errno: nothing was left behind.
+ * mode: its write bits are dropped, also the owner's.  dir NULL: SEGFILE_DIR.  gid (gid_t)-1: not
+ * changed. Returns a read-only descriptor, owned by the caller; *out is for segfile_publish and
+ * _remove. -EEXIST: `path` belongs to a broker that lives.  Other -errno: nothing was left behind.
  */
 int segfile_create(const char *path, const char *dir, mode_t mode, gid_t gid, uint32_t role,
 	const struct segment_identity *id, const struct segment_plan *plan, unsigned nplan,

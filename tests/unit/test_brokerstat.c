@@ -287,7 +287,7 @@ static void check_usage(void)
 /* Change bytes of the board's file, as a broker of another version would have written them. */
 static void patch(size_t off, const void *bytes, size_t len)
 {
-	int fd = open(board_path, O_RDWR);
+	int fd = chmod(board_path, 0644) < 0 ? -1 : open(board_path, O_RDWR);
 
 	if (fd < 0 || pwrite(fd, bytes, len, (off_t)off) != (ssize_t)len) {
 		bail_out("cannot patch %s: %s", board_path, strerror(errno));

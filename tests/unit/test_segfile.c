@@ -75,8 +75,9 @@ static void test_life(void)
 	board_count(b, METRIC_ATTACHES, 5);
 	is_int(attaches(s_path), 5, "a reader finds it by name");
 	ok(lstat(s_path, &st) == 0 && S_ISLNK(st.st_mode), "the name is a link into memory");
-	ok(stat(s_path, &st) == 0 && (st.st_mode & 07777) == 0644, "the board has its mode");
-	ok(stat(q_path, &st) == 0 && (st.st_mode & 07777) == 0640, "the slow queries have theirs");
+	ok(stat(s_path, &st) == 0 && (st.st_mode & 07777) == 0444,
+		"the board has its mode, without write bits");
+	ok(stat(q_path, &st) == 0 && (st.st_mode & 07777) == 0440, "the slow queries have theirs");
 	ok(st.st_blocks * 512 >= st.st_size, "its memory is allocated");
 	is_int(entries(mem), 2, "no temporary file is left");
 	board_destroy(&b);
@@ -94,6 +95,12 @@ static void test_descriptor(void)
 		"the descriptor handed out maps read-only");
 	ok(ftruncate(board_fd(b), 0) < 0, "and cannot resize");
 	ok(write(board_fd(b), "x", 1) < 0, "or write");
+	if (geteuid() != 0) {
+		ok(open(s_path, O_RDWR) < 0 && errno == EACCES,
+			"not even the owner opens it for writing");
+	} else {
+		skip("root may write to everything");
+	}
 	board_destroy(&b);
 }
 
