@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: MIT */
+/* driver_pg.c - PostgreSQL through libpq: the vtable.  pg.h is the map of the driver. */
+#include "pg.h"
+
+#include <string.h>
+
+static void server_close(void *priv)
+{
+	pg_server_put(priv);
+}
+
+static unsigned size(void *priv, const struct config_pool *pool)
+{
+	(void)priv;
+	return (unsigned)pool->max_size;
+}
+
+static unsigned roles(void *priv, unsigned slot)
+{
+	(void)priv;
+	(void)slot;
+	return CONN_READS | CONN_WRITES;
+}
+
+static void flush(struct conn *c)
+{
+	struct pg_conn *pg = c->priv;
+
+	if (pg == NULL || pg->phase != PG_OPEN || pg->broken) {
+		return;
+	}
+	pg_send_out(pg);
+	/* Sending reads too when the socket is full, so results may be here that poll() will not
+	 * announce. */
+	pg_process(pg);
+	if (pg->c != NULL) {
+		pg_read_rest(pg);
+	}
+	if (pg->c == NULL || pg->broken) {
+		return;
+	}
+	if ((pg->mute || PQstatus(pg->pq) != CONNECTION_OK) && !pg->blocked) {
+		pg_break(pg, NULL);
+		return;
+	}
+	pg_poll_update(pg);
+}
+
+static void resume(struct conn *c)
+{
+	struct pg_conn *pg = c->priv;
+
+	if (pg != NULL && pg->blocked) {
+		pg->resumed = true;
+		conn_want_flush(c);
+	}
+}
+
+const struct driver driver_pg = {
+	.name = "postgresql",
+	.server_open = pg_server_open,
+	.server_close = server_close,
+	.size = size,
+	.roles = roles,
+	.connect = pg_connect,
+	.start = pg_start,
+	.flush = flush,
+	.resume = resume,
+	.copy_data = pg_copy_take,
+	.copy_end = pg_copy_end,
+	.cancel = pg_cancel,
+	.reset = pg_reset,
+	.close = pg_close,
+};

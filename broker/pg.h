@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * pg.h - what the files of the PostgreSQL driver share.  Nobody else includes it.
+ *
+ *   driver_pg.c    the vtable, and small entries of it
+ *   pg_server.c    url and pool options -> what libpq is given; one per pool and server
+ *   pg_connect.c   resolving, connecting, polling the socket, losing and closing a connection
+ *   pg_pipeline.c  sending: requests become steps
+ *   pg_result.c    answering: steps become the ends of requests
+ *   pg_copy.c      COPY, outside the pipeline
+ *   pg_cancel.c    cancels, off the loop
+ *   pg_error.c     what the server reports -> struct failure
+ *   pg_param.[ch], pg_prepared.[ch]   parameters; which statements are prepared
+ *
+ * A connection is driven by a FIFO of steps: one for each thing libpq will answer, in the order it
+ * was sent.  Its head says what the next result belongs to.  A batch is the steps up to a Sync;
+ * after an error the server skips to the Sync, libpq answers the skipped steps as aborted.
+ *
+ *   autocommit read    [SET SYNC] [DEALLOCATE SYNC] [PREPARE] QUERY END
+ *   first of a lease   [UNSET SYNC] BEGIN [PREPARE] QUERY END
+ *   COPY               [UNSET SYNC] [BEGIN SYNC] COPY
+ *   reset              CLEAN SYNC CLEAN CLEANED
+ *
+ * Whatever is not the request's own and must not fail with it has a Sync of its own.  Every step up
+ * to and including END belongs to the head of conn->inflight, which is why steps name no request:
+ * the core may have put a substitute in its place.
+ *
+ * Life of struct pg_conn (phase; pg_set_phase is the only writer):
+ *
+ *   RESOLVE --> CONNECT --> OPEN --> GONE     RESOLVE is skipped if there is nothing to resolve
+ *      +-----------+-----------------^
+ *
+ * GONE: conn and pg_conn have parted; the memory stays until libuv has closed the handles.  All
+ * callbacks into the core may end in close(), so after each one `pg->c == NULL` is looked at.
+ *
+ * I/O thread only, but for the inside of pg_cancel.c.
+ */
+#ifndef BROKER_PG_H
+#define BROKER_PG_H
+
+#include "driver.h"
+#include "log.h"
+#include "pg_param.h"
+#include "pg_prepared.h"
+
+#include <libpq-fe.h>
+
+/* A value this large leaves libpq buffers that never shrink: the connection is replaced when idle. */
+#define PG_OVERSIZE ((size_t)16 * 1024 * 1024)
+#define PG_TEXT_MAX 512
+
+struct pg_canceller;
+struct pg_cancel_job;
+
+struct pg_host {
+	char *host; /* name, path, or "" for libpq's default */
+	char *hostaddr; /* "" if none */
+	char *port; /* "" for the default */
+	bool resolve; /* a name for the resolver */
+};
+
+struct pg_server {
+	unsigned refs; /* the core, and each pg_conn */
+	struct io *io;
+	char *name; /* of the [server] section, for the log */
+	uint64_t connect_timeout; /* milliseconds */
+	unsigned max_prepared;
+	unsigned nhosts;
+	struct pg_host *hosts;
+	unsigned noptions;
+	char **keywords; /* all options but host, hostaddr and port */
+	char **values;
+	struct pg_canceller *canceller;
+};
+
+enum pg_phase {
+	PG_RESOLVE,
+	PG_CONNECT,
+	PG_OPEN,
+	PG_GONE,
+};
+
+enum pg_step_kind {
+	/* internal commands */
+	PG_STEP_SET, /* session read-only on */
+	PG_STEP_UNSET, /* and off */
+	PG_STEP_DEALLOCATE,
+	PG_STEP_ROLLBACK, /* in front of a repeated BEGIN */
+	PG_STEP_BEGIN,
+	PG_STEP_READONLY, /* this implicit transaction only */
+	PG_STEP_PREPARE,
+	PG_STEP_CLEAN, /* ROLLBACK or DISCARD ALL of a reset */
+	/* the request's own */
+	PG_STEP_QUERY,
+	/* Syncs */
+	PG_STEP_SYNC, /* ends an internal batch */
+	PG_STEP_END, /* ends the head request */
+	PG_STEP_SETTLE, /* ends a cancel */
+	PG_STEP_CLEANED, /* ends a reset */
+	/* nothing in the pipeline answers these */
+	PG_STEP_FAIL, /* the head request fails, nothing was sent for it */
+	PG_STEP_COPY,
+};
+
+struct pg_step {
+	uint8_t kind; /* enum pg_step_kind */
+	uint8_t begin; /* END: as start() got it */
+	bool named; /* END: a prepared statement was used */
+	bool answered; /* a result came */
+	uint8_t param_error; /* FAIL: enum pg_param_error */
+	uint32_t param; /* FAIL: number of the parameter, 0: the statement's text */
+	struct pg_key key; /* PREPARE, DEALLOCATE, END with named */
+};
+
+enum pg_copy_state {
+	PG_COPY_NONE,
+	PG_COPY_SENT, /* waits for a result */
+	PG_COPY_FEED, /* the server takes data */
+	PG_COPY_DRAIN, /* the server sends data */
+	PG_COPY_DISCARD, /* the server sends data that nobody asked for */
+};
+
+enum pg_cancel_state {
+	PG_CANCEL_NONE,
+	PG_CANCEL_HELD, /* a preamble is at the head: not yet */
+	PG_CANCEL_RUNNING, /* with the canceller */
+	PG_CANCEL_RETURNED, /* the server has it; SETTLE waits for COPY to end */
+	PG_CANCEL_SETTLING, /* SETTLE is in the FIFO */
+};
+
+/* Handle of the socket; apart from pg_conn since libpq may change the socket while it connects. */
+struct pg_socket {
+	uv_poll_t poll;
+	struct pg_conn *pg;
+	int fd;
+	int events; /* UV_READABLE | UV_WRITABLE that are polled */
+};
+
+/* List of hosts with their addresses as it goes to libpq. */
+struct pg_targets {
+	char *host, *hostaddr, *port; /* comma-separated, same number of entries */
+	unsigned count;
+};
+
+struct pg_conn {
+	struct conn *c; /* NULL: GONE */
+	struct pg_server *server;
+	PGconn *pq;
+	unsigned refs; /* the phase, the timer, the resolver */
+	enum pg_phase phase;
+	struct pg_socket *socket; /* NULL: libpq has none, or it is closed */
+	uv_timer_t timer; /* connect timeout; fires at once when `broken` */
+	struct conn *closing; /* close() was called: tell this one when the timer is closed */
+	int (*ssl_pending)(const void *ssl);
+	void *ssl;
+
+	/* why it ends; the first reason stays */
+	bool mute; /* nothing can be sent any more; what has arrived is still handled */
+	bool broken; /* nothing is handled any more, to be reported as lost */
+	bool fatal; /* the server said why: nothing of what is in flight behind the head was run */
+	char why_sqlstate[6];
+	char why[PG_TEXT_MAX];
+
+	/* RESOLVE */
+	uv_getaddrinfo_t resolver;
+	bool resolving;
+	unsigned host; /* being resolved */
+	struct pg_targets targets;
+
+	/* FIFO of steps, a ring of a power of two */
+	struct pg_step *steps;
+	unsigned steps_cap;
+	unsigned steps_head, steps_tail; /* only grow */
+	bool processing; /* pg_process is active */
+	bool want_write; /* libpq has more to send than the socket takes */
+
+	/* session */
+	struct pg_prepared *prepared;
+	bool readonly; /* default_transaction_read_only was switched on by us */
+	enum conn_tx tx; /* as far as tags tell; exact whenever the FIFO is empty */
+
+	/* the batch that is being answered */
+	PGresult *error; /* the head request's first error */
+	bool clean_failed;
+	uint64_t nrows; /* delivered */
+	uint64_t affected; /* as the command tag says */
+	bool aborted; /* COMMIT was answered by ROLLBACK */
+	bool columns_known; /* types[] and head[] are of the head request's result */
+	PGresult *result; /* with rows that were not delivered yet */
+	int result_row;
+	struct stream_row row;
+	bool row_begun; /* row and cells are of result_row */
+	bool blocked; /* the worker's arena is full: read nothing until resume() */
+	bool resumed;
+	struct stream_cell *cells;
+	uint8_t *types;
+	unsigned ncolumns, columns_cap;
+	unsigned char *head; /* encoded columns */
+	size_t head_len, head_at, head_cap;
+
+	/* COPY */
+	enum pg_copy_state copy;
+	bool copy_started; /* it was a COPY of the right kind */
+	bool copy_wrong; /* it was something else */
+	bool copy_full; /* copy_data() said stop */
+	char *copy_data; /* from libpq */
+	size_t copy_len, copy_at;
+
+	enum pg_cancel_state cancel;
+	struct pg_cancel_job *cancel_job;
+
+	struct pg_params params;
+};
+
+/* -- pg_server.c --------------------------------------------------------------------------------- */
+
+int pg_server_open(struct io *io, const struct config_server *server, const struct config_pool *pool,
+	void **priv, char *err, size_t errlen);
+void pg_server_hold(struct pg_server *s);
+void pg_server_put(struct pg_server *s);
+
+/* -- pg_connect.c -------------------------------------------------------------------------------- */
+
+void pg_connect(struct conn *c);
+void pg_close(struct conn *c);
+/*
+ * The connection cannot go on.  Reported to the core from the loop, never from inside this call.
+ * why NULL: what libpq says.
+ */
+void pg_break(struct pg_conn *pg, const char *why);
+/* Poll for what is wanted now; close the handle if libpq has closed the socket. */
+void pg_poll_update(struct pg_conn *pg);
+/* Send what libpq holds back.  Remembers to poll for writability. */
+void pg_send_out(struct pg_conn *pg);
+/* What TLS holds back from poll(). */
+void pg_read_rest(struct pg_conn *pg);
+
+/* -- pg_pipeline.c ------------------------------------------------------------------------------- */
+
+struct pg_step *pg_step_head(struct pg_conn *pg);
+void pg_step_pop(struct pg_conn *pg);
+bool pg_step_is_last(const struct pg_conn *pg);
+struct request *pg_head_request(const struct pg_conn *pg);
+
+void pg_start(struct conn *c, struct request *r, unsigned begin);
+void pg_reset(struct conn *c, unsigned what);
+bool pg_sets_locally(const struct statement *stmt);
+/* Send a Sync that nothing but `kind` waits for. */
+void pg_send_sync(struct pg_conn *pg, enum pg_step_kind kind);
+/* Run the head request once more, in front of nothing else.  step: its END. */
+void pg_repeat(struct pg_conn *pg, struct request *r, const struct pg_step *step);
+
+/* -- pg_result.c --------------------------------------------------------------------------------- */
+
+/* Handle all that libpq has complete.  Reads nothing from the socket. */
+void pg_process(struct pg_conn *pg);
+/* A command tag arrived: what it says of the session.  r may be NULL. */
+void pg_note_tag(struct pg_conn *pg, const struct request *r, PGresult *res);
+/* The server ends the connection and says why. */
+void pg_note_fatal(struct pg_conn *pg, const PGresult *res);
+/* Forget the answer of the head request. */
+void pg_answer_clear(struct pg_conn *pg);
+void pg_set_error(struct pg_conn *pg, PGresult *res);
+
+/* -- pg_copy.c ----------------------------------------------------------------------------------- */
+
+/* PG_STEP_COPY is at the head: go on.  False: nothing to do for now. */
+bool pg_copy_advance(struct pg_conn *pg);
+/* Hand on what is left of the piece at hand.  False: the worker's arena is full. */
+bool pg_copy_deliver(struct pg_conn *pg);
+bool pg_copy_take(struct conn *c, const void *data, size_t len);
+void pg_copy_end(struct conn *c, const char *error);
+/* Everything was sent. */
+void pg_copy_flushed(struct pg_conn *pg);
+/* The connection is lost: make libpq show what the server said last. */
+void pg_copy_lost(struct pg_conn *pg);
+
+/* -- pg_cancel.c --------------------------------------------------------------------------------- */
+
+struct pg_canceller *pg_canceller_create(struct io *io) must_use;
+void pg_canceller_close(struct pg_canceller *k);
+void pg_cancel(struct conn *c);
+/* A preamble has ended: send a cancel that was held. */
+void pg_cancel_release(struct pg_conn *pg);
+/* COPY has ended: settle. */
+void pg_cancel_after_copy(struct pg_conn *pg);
+/* pg is GONE. */
+void pg_cancel_forget(struct pg_conn *pg);
+
+/* -- pg_error.c ---------------------------------------------------------------------------------- */
+
+bool pg_is_fatal(const PGresult *res);
+bool pg_sqlstate_is(const PGresult *res, const char *sqlstate);
+/* Texts are borrowed from res. */
+void pg_failure(const PGresult *res, struct failure *f);
+/* 'cached plan must not change result type' */
+bool pg_is_stale_plan(const PGresult *res);
+/* The last error of libpq on one line, without the decoration of a connect error; sqlstate "" if the
+ * server reported none. */
+void pg_connect_error(PGconn *pq, char *text, size_t size, char sqlstate[6]);
+/* One line, no surrounding white space. */
+void pg_one_line(char *text);
+
+#endif

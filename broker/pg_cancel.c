@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * pg_cancel.c - see pg.h: cancels, which libpq can only send with blocking calls.
+ *
+ * Each runs in a short-lived thread of its own, at most CANCELS_MAX per server at a time, the rest
+ * queues.  Not in libuv's thread pool: a dead host makes a cancel hang for minutes, and the few
+ * threads of that pool also resolve names.
+ *
+ * When is a cancel over, so that it cannot hit a later statement?  The server's cancel process
+ * signals the backend first and closes the connection to us afterwards; PQcancel returns when it
+ * sees that.  So the signal is pending at the backend before we send anything new.  The backend must
+ * return from the kernel to read it, runs its signal handler on the way, and drops a cancel that it
+ * finds while it waits for a command.  We do not rely on the server being that direct (a proxy may
+ * be in between): after PQcancel returned, an empty Sync goes through the connection, and only its
+ * answer settles the cancel.
+ *
+ * A cancel is held back while an internal command (SET, DEALLOCATE) is at the head of the FIFO, so
+ * that it cannot hit that and leave the request alone.
+ *
+ * Threads: struct pg_cancel_job belongs to its thread while it runs, but for `pg`, which only the
+ * loop's thread touches.  struct pg_canceller: `done`, `refs` and `closed` under its lock, the rest
+ * loop's thread.  The last of the handle and the threads frees it.
+ */
+#include "pg.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CANCELS_MAX 8u
+
+struct pg_cancel_job {
+	struct pg_cancel_job *next;
+	struct pg_canceller *canceller;
+	struct pg_conn *pg; /* NULL: nobody waits */
+#ifdef LIBPQ_HAS_ASYNC_CANCEL
+	PGcancelConn *cancel;
+#else
+	PGcancel *cancel;
+#endif
+	bool ok;
+	char err[256];
+};
+
+struct pg_canceller {
+	uv_async_t async;
+	unsigned running;
+	struct pg_cancel_job *queue, **queue_tail;
+
+	pthread_mutex_t lock;
+	struct pg_cancel_job *done;
+	unsigned refs; /* the handle, and each thread */
+	bool closed; /* nobody is told any more */
+};
+
+/* -- jobs ---------------------------------------------------------------------------------------- */
+
+static void job_destroy(struct pg_cancel_job *j)
+{
+#ifdef LIBPQ_HAS_ASYNC_CANCEL
+	PQcancelFinish(j->cancel);
+#else
+	PQfreeCancel(j->cancel);
+#endif
+	free(j);
+}
+
+static struct pg_cancel_job *job_create(struct pg_conn *pg)
+{
+	struct pg_cancel_job *j = calloc(1, sizeof(*j));
+
+	if (j == NULL) {
+		return NULL;
+	}
+#ifdef LIBPQ_HAS_ASYNC_CANCEL
+	j->cancel = PQcancelCreate(pg->pq);
+#else
+	j->cancel = PQgetCancel(pg->pq);
+#endif
+	if (j->cancel == NULL) {
+		free(j);
+		return NULL;
+	}
+	j->canceller = pg->server->canceller;
+	j->pg = pg;
+	return j;
+}
+
+/* Blocks until the server has closed the cancel connection. */
+static void job_run(struct pg_cancel_job *j)
+{
+#ifdef LIBPQ_HAS_ASYNC_CANCEL
+	j->ok = PQcancelBlocking(j->cancel) == 1;
+	if (!j->ok) {
+		snprintf(j->err, sizeof(j->err), "%s", PQcancelErrorMessage(j->cancel));
+	}
+#else
+	j->ok = PQcancel(j->cancel, j->err, sizeof(j->err)) == 1;
+#endif
+}
+
+static void canceller_free(struct pg_canceller *k)
+{
+	struct pg_cancel_job *j;
+
+	while ((j = k->done) != NULL) {
+		k->done = j->next;
+		job_destroy(j);
+	}
+	pthread_mutex_destroy(&k->lock);
+	free(k);
+}
+
+/* Its own thread. */
+static void *job_thread(void *arg)
+{
+	struct pg_cancel_job *j = arg;
+	struct pg_canceller *k = j->canceller;
+	bool last;
+
+	job_run(j);
+	pthread_mutex_lock(&k->lock);
+	j->next = k->done;
+	k->done = j;
+	last = --k->refs == 0;
+	if (!k->closed) {
+		uv_async_send(&k->async); /* under the lock: the handle cannot go away meanwhile */
+	}
+	pthread_mutex_unlock(&k->lock);
+	if (last) {
+		canceller_free(k);
+	}
+	return NULL;
+}
+
+/* A detached thread that takes no signals: those are the loop's. */
+static bool spawn(struct pg_cancel_job *j)
+{
+	pthread_attr_t attr;
+	pthread_t thread;
+	sigset_t all, old;
+	int rc;
+
+	if (pthread_attr_init(&attr) != 0) {
+		return false;
+	}
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	rc = pthread_create(&thread, &attr, job_thread, j);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	pthread_attr_destroy(&attr);
+	return rc == 0;
+}
+
+/* -- the loop's side ----------------------------------------------------------------------------- */
+
+/*
+ * The cancel is with the server, or failed.  Settle behind whatever is in flight.  COPY is outside
+ * the pipeline: settle when it has ended.
+ */
+static void returned(struct pg_conn *pg, const struct pg_cancel_job *j)
+{
+	struct pg_step *s = pg_step_head(pg);
+
+	pg->cancel_job = NULL;
+	if (!j->ok) {
+		char text[sizeof(j->err)];
+
+		memcpy(text, j->err, sizeof(text));
+		pg_one_line(text);
+		log_warning("server %s: a cancel could not be sent: %s", pg->server->name, text);
+	}
+	if (s != NULL && s->kind == PG_STEP_COPY && pg->copy != PG_COPY_NONE) {
+		pg->cancel = PG_CANCEL_RETURNED;
+		return;
+	}
+	pg->cancel = PG_CANCEL_SETTLING;
+	pg_send_sync(pg, PG_STEP_SETTLE);
+}
+
+void pg_cancel_after_copy(struct pg_conn *pg)
+{
+	if (pg->cancel == PG_CANCEL_RETURNED) {
+		pg->cancel = PG_CANCEL_SETTLING;
+		pg_send_sync(pg, PG_STEP_SETTLE);
+	}
+}
+
+static void run_job(struct pg_canceller *k, struct pg_cancel_job *j)
+{
+	pthread_mutex_lock(&k->lock);
+	k->refs++;
+	pthread_mutex_unlock(&k->lock);
+	k->running++;
+	if (spawn(j)) {
+		return;
+	}
+	snprintf(j->err, sizeof(j->err), "no thread could be started");
+	pthread_mutex_lock(&k->lock);
+	k->refs--;
+	j->next = k->done;
+	k->done = j;
+	pthread_mutex_unlock(&k->lock);
+	uv_async_send(&k->async);
+}
+
+static void start_queued(struct pg_canceller *k)
+{
+	while (k->queue != NULL && k->running < CANCELS_MAX) {
+		struct pg_cancel_job *j = k->queue;
+
+		k->queue = j->next;
+		if (k->queue == NULL) {
+			k->queue_tail = &k->queue;
+		}
+		run_job(k, j);
+	}
+}
+
+static void on_done(uv_async_t *async)
+{
+	struct pg_canceller *k = container_of(async, struct pg_canceller, async);
+	struct pg_cancel_job *j, *next;
+
+	pthread_mutex_lock(&k->lock);
+	j = k->done;
+	k->done = NULL;
+	pthread_mutex_unlock(&k->lock);
+	for (; j != NULL; j = next) {
+		next = j->next;
+		k->running--;
+		if (j->pg != NULL) {
+			returned(j->pg, j);
+		}
+		job_destroy(j);
+	}
+	start_queued(k);
+}
+
+struct pg_canceller *pg_canceller_create(struct io *io)
+{
+	struct pg_canceller *k = calloc(1, sizeof(*k));
+
+	if (k == NULL) {
+		return NULL;
+	}
+	if (uv_async_init(io_uv(io), &k->async, on_done) != 0) {
+		free(k);
+		return NULL;
+	}
+	uv_unref((uv_handle_t *)&k->async);
+	pthread_mutex_init(&k->lock, NULL);
+	k->refs = 1;
+	k->queue_tail = &k->queue;
+	return k;
+}
+
+static void on_async_closed(uv_handle_t *h)
+{
+	struct pg_canceller *k = container_of((uv_async_t *)h, struct pg_canceller, async);
+	bool last;
+
+	pthread_mutex_lock(&k->lock);
+	last = --k->refs == 0;
+	pthread_mutex_unlock(&k->lock);
+	if (last) {
+		canceller_free(k);
+	}
+}
+
+/* All connections are gone: nobody waits for what is queued or runs. */
+void pg_canceller_close(struct pg_canceller *k)
+{
+	if (k == NULL) {
+		return;
+	}
+	while (k->queue != NULL) {
+		struct pg_cancel_job *j = k->queue;
+
+		k->queue = j->next;
+		job_destroy(j);
+	}
+	pthread_mutex_lock(&k->lock);
+	k->closed = true;
+	pthread_mutex_unlock(&k->lock);
+	uv_close((uv_handle_t *)&k->async, on_async_closed);
+}
+
+/* -- entries ------------------------------------------------------------------------------------- */
+
+static bool is_preamble(const struct pg_step *s)
+{
+	switch (s->kind) {
+	case PG_STEP_SET:
+	case PG_STEP_UNSET:
+	case PG_STEP_DEALLOCATE:
+	case PG_STEP_ROLLBACK:
+	case PG_STEP_SYNC:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static void launch(struct pg_conn *pg)
+{
+	struct pg_canceller *k = pg->server->canceller;
+	struct pg_cancel_job *j = job_create(pg);
+
+	if (j == NULL) { /* it goes uncancelled; the core's patience is limited */
+		pg->cancel = PG_CANCEL_SETTLING;
+		pg_send_sync(pg, PG_STEP_SETTLE);
+		return;
+	}
+	pg->cancel = PG_CANCEL_RUNNING;
+	pg->cancel_job = j;
+	*k->queue_tail = j;
+	k->queue_tail = &j->next;
+	start_queued(k);
+}
+
+void pg_cancel(struct conn *c)
+{
+	struct pg_conn *pg = c->priv;
+	struct pg_step *s;
+
+	if (pg == NULL || pg->phase != PG_OPEN || pg->broken) {
+		return; /* conn_closed is on its way */
+	}
+	if (pg->cancel != PG_CANCEL_NONE) {
+		return; /* one at a time; this one is not settled */
+	}
+	s = pg_step_head(pg);
+	if (s != NULL && is_preamble(s)) {
+		pg->cancel = PG_CANCEL_HELD;
+		return;
+	}
+	/* A server that waits for COPY data looks for a cancel only when data comes. */
+	if (pg->copy == PG_COPY_FEED) {
+		pg_copy_end(c, "canceled");
+	}
+	launch(pg);
+}
+
+void pg_cancel_release(struct pg_conn *pg)
+{
+	struct pg_step *s = pg_step_head(pg);
+
+	if (pg->cancel == PG_CANCEL_HELD && (s == NULL || !is_preamble(s))) {
+		launch(pg);
+	}
+}
+
+void pg_cancel_forget(struct pg_conn *pg)
+{
+	if (pg->cancel_job != NULL) {
+		pg->cancel_job->pg = NULL;
+		pg->cancel_job = NULL;
+	}
+}
