@@ -16,7 +16,8 @@
  *   write_fence()   orders stores before it against stores after it; only for sequence-lock writers
  *   bump(p, n)      add to a counter that has exactly one writer: no locked instruction
  *
- * The model checker (tests/model) defines SHM_MODEL and gets a scheduling point before every access.
+ * The model checker (tests/model) defines SHM_MODEL and supplies every access itself.  It keeps loads
+ * in program order, so it says nothing about read_fence() and the acquire half of observe().
  */
 #ifndef SHM_ATOMICS_H
 #define SHM_ATOMICS_H
@@ -28,19 +29,25 @@ _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2,
 	"words shared between processes must be lock-free");
 
 #ifdef SHM_MODEL
-void model_point(void);
-#define SHM_POINT() model_point()
+/* Each access is a scheduling point of the model checker, and stores pass through its store buffer. */
+uint64_t model_load(const volatile void *p, unsigned size);
+void model_store(volatile void *p, uint64_t v, unsigned size, int release);
+void model_full_fence(void);
+void model_write_fence(void);
+#define publish(p, v) model_store((p), (uint64_t)(v), sizeof(*(p)), 1)
+#define observe(p) ((__typeof__(*(p) + 0))model_load((p), sizeof(*(p))))
+#define put(p, v) model_store((p), (uint64_t)(v), sizeof(*(p)), 0)
+#define get(p) ((__typeof__(*(p) + 0))model_load((p), sizeof(*(p))))
+#define bump(p, n) put((p), get(p) + (n))
 #else
-#define SHM_POINT() ((void)0)
-#endif
-
 /* clang-format off */
-#define publish(p, v) (SHM_POINT(), atomic_store_explicit((p), (v), memory_order_release))
-#define observe(p)    (SHM_POINT(), atomic_load_explicit((p), memory_order_acquire))
-#define put(p, v)     (SHM_POINT(), atomic_store_explicit((p), (v), memory_order_relaxed))
-#define get(p)        (SHM_POINT(), atomic_load_explicit((p), memory_order_relaxed))
+#define publish(p, v) atomic_store_explicit((p), (v), memory_order_release)
+#define observe(p)    atomic_load_explicit((p), memory_order_acquire)
+#define put(p, v)     atomic_store_explicit((p), (v), memory_order_relaxed)
+#define get(p)        atomic_load_explicit((p), memory_order_relaxed)
 #define bump(p, n)    (atomic_store_explicit((p), atomic_load_explicit((p), memory_order_relaxed) + (n), memory_order_relaxed))
 /* clang-format on */
+#endif
 
 #if defined(__SANITIZE_THREAD__)
 #define SHM_TSAN 1
@@ -50,7 +57,19 @@ void model_point(void);
 #endif
 #endif
 
-#ifdef SHM_TSAN
+#ifdef SHM_MODEL
+static inline void full_fence(void)
+{
+	model_full_fence();
+}
+static inline void read_fence(void)
+{
+}
+static inline void write_fence(void)
+{
+	model_write_fence();
+}
+#elif defined(SHM_TSAN)
 /*
  * ThreadSanitizer does not model fences.  An exchange on a private word is a full barrier on the
  * machines it runs on; the data it guards is reached through publish/observe or put/get only, which
@@ -72,7 +91,6 @@ static inline void write_fence(void)
 #else
 static inline void full_fence(void)
 {
-	SHM_POINT();
 	atomic_thread_fence(memory_order_seq_cst);
 }
 static inline void read_fence(void)
