@@ -58,6 +58,7 @@ static void resume(struct conn *c)
 
 const struct driver driver_pg = {
 	.name = "postgresql",
+	.share = DRIVER_SHARE_READS,
 	.server_open = pg_server_open,
 	.server_close = server_close,
 	.size = size,

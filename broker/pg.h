@@ -106,6 +106,7 @@ struct pg_step {
 	uint8_t kind; /* enum pg_step_kind */
 	uint8_t begin; /* END: as start() got it */
 	bool named; /* END: a prepared statement was used */
+	bool alone; /* END: no lease; the request itself forgets its lease when that ends */
 	bool answered; /* a result came */
 	uint8_t param_error; /* FAIL: enum pg_param_error */
 	uint32_t param; /* FAIL: number of the parameter, 0: the statement's text */

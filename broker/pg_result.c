@@ -313,6 +313,7 @@ static void fail_by_fatal(struct pg_conn *pg, const struct pg_step *s, const PGr
 		f.unknown = true;
 		f.retry_safe = false;
 	}
+	pg->mute = true; /* the core may want to go on at once */
 	request_failed(r, &f);
 }
 
@@ -441,7 +442,7 @@ static bool may_repeat(const struct pg_conn *pg, const struct request *r, const 
 		pg->cancel != PG_CANCEL_NONE || pg->mute) {
 		return false;
 	}
-	if (r->lease == NULL) {
+	if (s->alone) {
 		return pg->tx == CONN_TX_IDLE;
 	}
 	return pg_step_is_last(pg) && (s->begin != 0 || pg->tx == CONN_TX_IDLE);
@@ -472,11 +473,10 @@ static void fail_request(struct pg_conn *pg, struct request *r)
 static void end_request(struct pg_conn *pg, const struct pg_step *s)
 {
 	struct request *r = pg_head_request(pg);
-	bool alone, last = pg_step_is_last(pg);
+	bool alone = s->alone, last = pg_step_is_last(pg);
 	uint64_t affected = pg->affected;
 
 	check(r != NULL);
-	alone = r->lease == NULL;
 	pg->c->tx = tx_now(pg);
 	if (plan_failed(pg, s) && may_repeat(pg, r, s)) {
 		pg_answer_clear(pg);
