@@ -1032,6 +1032,12 @@ static void on_sock(uv_poll_t *h, int status, int events)
 	if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
 		return;
 	}
+	if (s->state == SESSION_READY) {
+		session_poll(s); /* it may have said good-bye just before */
+	}
+	if (s->state == SESSION_ENDED) {
+		return;
+	}
 	if (s->state == SESSION_EVICTED) { /* its slot is kept until it is dead */
 		uv_poll_stop(h);
 		return;
