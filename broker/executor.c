@@ -1,0 +1,474 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * executor.c - see executor.h: the thread, its queues, its sleep.
+ *
+ * Life:  RUNNING --executor_stop--> DRAINING (jobs not run come back) --> EXITED --> joined, freed
+ *           |                          ^
+ *           +-- database cannot be opened: EXEC_FAILED, then waits for executor_stop --+
+ */
+#include "executor.h"
+
+#include "atomics.h"
+#include "doorbell.h"
+#include "sqlite_run.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+
+#ifdef SHM_TSAN
+#include <sanitizer/tsan_interface.h>
+/*
+ * liburcu is not instrumented: what its queues order, ThreadSanitizer must be told.  Release before
+ * the node is published, acquire after it was taken.
+ */
+#define handing_over(node) __tsan_release(node)
+#define taken_over(node) __tsan_acquire(node)
+#else
+#define handing_over(node) ((void)(node))
+#define taken_over(node) ((void)(node))
+#endif
+
+/* Longest sleep without a look: a deadline is noticed late by at most this, where nobody rings. */
+#define WAIT_BLOCK_NS 50000000u
+#define WAIT_JOB_NS 60000000000u
+#define WAIT_OPEN_NS 20000000u
+
+struct queue {
+	struct __cds_wfcq_head head;
+	struct cds_wfcq_tail tail;
+};
+
+struct executor {
+	/* set before the thread starts */
+	struct executor_options opt;
+	void (*on_message)(void *arg);
+	void *arg;
+
+	/* I/O thread */
+	uv_async_t async; /* the executor sends */
+	uv_thread_t thread;
+	void (*gone)(void *arg);
+	void *gone_arg;
+
+	struct queue inbox, outbox, spares;
+
+	/* the executor's sleep (doorbell.h): it sets sleeping, the I/O thread changes bell */
+	_Atomic uint32_t sleeping;
+	_Atomic uint32_t bell;
+	_Atomic int stopping; /* set by the I/O thread */
+	_Atomic uint32_t recycled; /* blocks given back; counted by the I/O thread */
+
+	/* executor thread */
+	struct sqlite_run *run;
+	struct exec_job *held; /* taken from the inbox, to be run next */
+	uint32_t posted; /* blocks sent */
+	struct exec_msg ready, exited;
+	struct exec_failed failed;
+};
+
+/* -- jobs -------------------------------------------------------------------------------------- */
+
+struct exec_job *exec_job_create(unsigned nparams, const struct request_param *params)
+{
+	size_t head = sizeof(struct exec_job) + nparams * sizeof(struct request_param);
+	struct exec_job *job;
+	unsigned char *at;
+	size_t size = head;
+
+	for (unsigned i = 0; i < nparams; i++) {
+		size += pad8(params[i].len);
+	}
+	job = malloc(size);
+	if (job == NULL) {
+		return NULL;
+	}
+	memset(job, 0, sizeof(*job));
+	job->params = (struct request_param *)(job + 1);
+	job->nparams = nparams;
+	at = (unsigned char *)job + head;
+	for (unsigned i = 0; i < nparams; i++) {
+		job->params[i] = params[i];
+		job->params[i].data = at;
+		if (params[i].len > 0) {
+			memcpy(at, params[i].data, params[i].len);
+		}
+		at += pad8(params[i].len);
+	}
+	return job;
+}
+
+void exec_job_destroy(struct exec_job *job)
+{
+	if (job != NULL) {
+		free(job->rows);
+		free(job);
+	}
+}
+
+/* -- queues ------------------------------------------------------------------------------------ */
+
+static void queue_init(struct queue *q)
+{
+	__cds_wfcq_init(&q->head, &q->tail);
+}
+
+static void queue_push(struct queue *q, struct cds_wfcq_node *node)
+{
+	cds_wfcq_node_init(node);
+	handing_over(node);
+	(void)cds_wfcq_enqueue(&q->head, &q->tail, node);
+}
+
+static bool queue_empty(struct queue *q)
+{
+	return cds_wfcq_empty(&q->head, &q->tail);
+}
+
+/* NULL: empty.  CDS_WFCQ_WOULDBLOCK: the producer is between its two stores. */
+static struct cds_wfcq_node *queue_try(struct queue *q)
+{
+	struct cds_wfcq_node *node = __cds_wfcq_dequeue_nonblocking(&q->head, &q->tail);
+
+	if (node != NULL && node != CDS_WFCQ_WOULDBLOCK) {
+		taken_over(node);
+	}
+	return node;
+}
+
+/* For the executor, which may wait for the few instructions of the producer. */
+static struct cds_wfcq_node *queue_pop(struct queue *q)
+{
+	struct cds_wfcq_node *node;
+
+	while ((node = queue_try(q)) == CDS_WFCQ_WOULDBLOCK) {
+		sched_yield();
+	}
+	return node;
+}
+
+/* -- executor thread --------------------------------------------------------------------------- */
+
+static void post(struct executor *ex, struct exec_msg *m, enum exec_kind kind)
+{
+	m->kind = kind;
+	queue_push(&ex->outbox, &m->node);
+}
+
+static bool is_stopping(void *arg)
+{
+	struct executor *ex = arg;
+
+	return observe(&ex->stopping) != 0;
+}
+
+static void sleep_unless(struct executor *ex, bool ready, uint32_t seen, uint64_t ns)
+{
+	if (!ready) {
+		(void)doorbell_wait(&ex->bell, seen, ns);
+	}
+	put(&ex->sleeping, 0);
+}
+
+/* Say that we will sleep.  The caller then looks once more (doorbell.h, F1). */
+static uint32_t about_to_sleep(struct executor *ex)
+{
+	uint32_t seen = get(&ex->bell);
+
+	put(&ex->sleeping, 1);
+	full_fence();
+	return seen;
+}
+
+static struct exec_job *pop_job(struct executor *ex)
+{
+	struct cds_wfcq_node *node;
+	struct exec_job *job = ex->held;
+
+	if (job != NULL) {
+		ex->held = NULL;
+		return job;
+	}
+	node = queue_pop(&ex->inbox);
+	return node != NULL ? container_of(node, struct exec_job, msg.node) : NULL;
+}
+
+/* Next job; NULL: stop. */
+static struct exec_job *wait_job(struct executor *ex)
+{
+	for (;;) {
+		struct exec_job *job;
+		uint32_t seen;
+
+		if (is_stopping(ex)) {
+			return NULL;
+		}
+		job = pop_job(ex);
+		if (job != NULL) {
+			return job;
+		}
+		seen = about_to_sleep(ex);
+		sleep_unless(ex, !queue_empty(&ex->inbox) || is_stopping(ex), seen, WAIT_JOB_NS);
+	}
+}
+
+static struct exec_job *next_joining(void *arg)
+{
+	struct executor *ex = arg;
+	struct exec_job *job;
+
+	if (is_stopping(ex)) {
+		return NULL;
+	}
+	job = pop_job(ex);
+	if (job != NULL && !sqlite_run_may_join(job)) {
+		ex->held = job;
+		return NULL;
+	}
+	return job;
+}
+
+static void answer(void *arg, struct exec_job *job)
+{
+	struct executor *ex = arg;
+
+	post(ex, &job->msg, EXEC_END);
+}
+
+static bool may_post_block(struct executor *ex)
+{
+	return ex->posted - observe(&ex->recycled) < EXEC_BLOCKS;
+}
+
+static struct exec_block *swap_block(
+	void *arg, struct exec_block *full, bool (*give_up)(void *give_up_arg), void *give_up_arg)
+{
+	struct executor *ex = arg;
+	struct cds_wfcq_node *node;
+	struct exec_block *empty;
+
+	while (full != NULL && !may_post_block(ex)) {
+		uint32_t seen;
+
+		if (give_up(give_up_arg)) {
+			return NULL;
+		}
+		seen = about_to_sleep(ex);
+		sleep_unless(ex, may_post_block(ex) || give_up(give_up_arg), seen, WAIT_BLOCK_NS);
+	}
+	node = queue_pop(&ex->spares);
+	empty = node != NULL ? container_of(node, struct exec_block, msg.node)
+			     : malloc(sizeof(*empty));
+	if (empty == NULL) {
+		return NULL;
+	}
+	empty->len = 0;
+	if (full != NULL) {
+		ex->posted++;
+		post(ex, &full->msg, EXEC_BLOCK);
+		uv_async_send(&ex->async);
+	}
+	return empty;
+}
+
+/* The database may be locked for a moment: by the writer that turns it to WAL, by others. */
+static int open_database(struct executor *ex, struct sqlite_failure *f)
+{
+	struct sqlite_run_host host = {
+		.stopping = is_stopping,
+		.next = next_joining,
+		.answer = answer,
+		.swap = swap_block,
+		.arg = ex,
+	};
+	uint64_t until = doorbell_now() + (uint64_t)ex->opt.open_ms * 1000000u;
+
+	for (;;) {
+		uint32_t seen;
+
+		if (sqlite_run_create(&ex->opt, &host, &ex->run, f) == 0) {
+			return 0;
+		}
+		if (strcmp(f->sqlstate, "55P03") != 0 || doorbell_now() >= until ||
+			is_stopping(ex)) {
+			return -1;
+		}
+		seen = about_to_sleep(ex);
+		sleep_unless(ex, is_stopping(ex), seen, WAIT_OPEN_NS);
+	}
+}
+
+static void work(struct executor *ex)
+{
+	struct exec_job *job;
+
+	while (sqlite_run_usable(ex->run, &ex->failed.failure)) {
+		job = wait_job(ex);
+		if (job == NULL) {
+			return;
+		}
+		sqlite_run_job(ex->run, job);
+		uv_async_send(&ex->async);
+	}
+	post(ex, &ex->failed.msg, EXEC_FAILED);
+	uv_async_send(&ex->async);
+}
+
+static void wait_stop(struct executor *ex)
+{
+	while (!is_stopping(ex)) {
+		uint32_t seen = about_to_sleep(ex);
+
+		sleep_unless(ex, is_stopping(ex), seen, WAIT_JOB_NS);
+	}
+}
+
+static void thread_main(void *arg)
+{
+	struct executor *ex = arg;
+	struct exec_job *job;
+
+	(void)pthread_setname_np(pthread_self(), ex->opt.name);
+	if (open_database(ex, &ex->failed.failure) == 0) {
+		post(ex, &ex->ready, EXEC_READY);
+		uv_async_send(&ex->async);
+		work(ex);
+	} else {
+		post(ex, &ex->failed.msg, EXEC_FAILED);
+		uv_async_send(&ex->async);
+	}
+	wait_stop(ex);
+	while ((job = pop_job(ex)) != NULL) {
+		post(ex, &job->msg, EXEC_DROPPED);
+	}
+	sqlite_run_destroy(&ex->run);
+	post(ex, &ex->exited, EXEC_EXITED);
+	uv_async_send(&ex->async); /* the last touch: the loop joins before it closes the handle */
+}
+
+/* -- I/O thread -------------------------------------------------------------------------------- */
+
+static void on_async(uv_async_t *h)
+{
+	struct executor *ex = h->data;
+
+	ex->on_message(ex->arg);
+}
+
+/* Signals are the loop's business. */
+static int start_thread(struct executor *ex)
+{
+	sigset_t all, old;
+	int err;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	err = uv_thread_create(&ex->thread, thread_main, ex);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return err;
+}
+
+static void on_async_closed(uv_handle_t *h)
+{
+	struct executor *ex = h->data;
+	void (*gone)(void *arg) = ex->gone;
+	void *arg = ex->gone_arg;
+
+	free(ex);
+	if (gone != NULL) {
+		gone(arg);
+	}
+}
+
+int executor_create(uv_loop_t *loop, const struct executor_options *opt,
+	void (*on_message)(void *arg), void *arg, struct executor **out)
+{
+	struct executor *ex = calloc(1, sizeof(*ex));
+	int err;
+
+	if (ex == NULL) {
+		return UV_ENOMEM;
+	}
+	ex->opt = *opt;
+	ex->on_message = on_message;
+	ex->arg = arg;
+	queue_init(&ex->inbox);
+	queue_init(&ex->outbox);
+	queue_init(&ex->spares);
+	err = uv_async_init(loop, &ex->async, on_async);
+	if (err < 0) {
+		free(ex);
+		return err;
+	}
+	ex->async.data = ex;
+	err = start_thread(ex);
+	if (err < 0) {
+		uv_close((uv_handle_t *)&ex->async, on_async_closed);
+		return err;
+	}
+	*out = ex;
+	return 0;
+}
+
+void executor_submit(struct executor *ex, struct exec_job *job)
+{
+	queue_push(&ex->inbox, &job->msg.node);
+}
+
+void executor_ring(struct executor *ex)
+{
+	full_fence(); /* F2 of doorbell.h */
+	if (get(&ex->sleeping) != 0) {
+		doorbell_wake(&ex->bell);
+	}
+}
+
+void executor_cancel(struct executor *ex, struct exec_job *job)
+{
+	put(&job->cancel, 1);
+	executor_ring(ex);
+}
+
+struct exec_msg *executor_receive(struct executor *ex)
+{
+	struct cds_wfcq_node *node = queue_try(&ex->outbox);
+
+	/* Not linked yet: its uv_async_send, which comes after, brings us here again. */
+	if (node == NULL || node == CDS_WFCQ_WOULDBLOCK) {
+		return NULL;
+	}
+	return container_of(node, struct exec_msg, node);
+}
+
+void executor_recycle(struct executor *ex, struct exec_block *b)
+{
+	queue_push(&ex->spares, &b->msg.node);
+	publish(&ex->recycled, get(&ex->recycled) + 1);
+	executor_ring(ex);
+}
+
+void executor_nudge(struct executor *ex)
+{
+	uv_async_send(&ex->async);
+}
+
+void executor_stop(struct executor *ex)
+{
+	publish(&ex->stopping, 1);
+	executor_ring(ex);
+}
+
+void executor_destroy(struct executor *ex, void (*gone)(void *arg), void *arg)
+{
+	struct cds_wfcq_node *node;
+
+	uv_thread_join(&ex->thread);
+	while ((node = queue_pop(&ex->spares)) != NULL) {
+		free(container_of(node, struct exec_block, msg.node));
+	}
+	check(queue_empty(&ex->inbox));
+	ex->gone = gone;
+	ex->gone_arg = arg;
+	uv_close((uv_handle_t *)&ex->async, on_async_closed);
+}
