@@ -2,13 +2,6 @@
 /* driver_pg.c - PostgreSQL through libpq: the vtable.  pg.h is the map of the driver. */
 #include "pg.h"
 
-#include <string.h>
-
-static void server_close(void *priv)
-{
-	pg_server_put(priv);
-}
-
 static unsigned size(void *priv, const struct config_pool *pool)
 {
 	(void)priv;
@@ -60,7 +53,7 @@ const struct driver driver_pg = {
 	.name = "postgresql",
 	.share = DRIVER_SHARE_READS,
 	.server_open = pg_server_open,
-	.server_close = server_close,
+	.server_close = pg_server_close,
 	.size = size,
 	.roles = roles,
 	.connect = pg_connect,

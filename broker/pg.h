@@ -60,7 +60,8 @@ struct pg_host {
 };
 
 struct pg_server {
-	unsigned refs; /* the core, and each pg_conn */
+	bool open; /* the core has not closed it */
+	unsigned users; /* struct pg_conn that exist */
 	struct io *io;
 	char *name; /* of the [server] section, for the log */
 	uint64_t connect_timeout; /* milliseconds */
@@ -70,7 +71,7 @@ struct pg_server {
 	unsigned noptions;
 	char **keywords; /* all options but host, hostaddr and port */
 	char **values;
-	struct pg_canceller *canceller;
+	struct pg_canceller *canceller; /* NULL: no users */
 };
 
 enum pg_phase {
@@ -106,6 +107,7 @@ struct pg_step {
 	uint8_t kind; /* enum pg_step_kind */
 	uint8_t begin; /* END: as start() got it */
 	bool named; /* END: a prepared statement was used */
+	bool fresh; /* END: and prepared in the same batch */
 	bool alone; /* END: no lease; the request itself forgets its lease when that ends */
 	bool answered; /* a result came */
 	uint8_t param_error; /* FAIL: enum pg_param_error */
@@ -217,6 +219,7 @@ struct pg_conn {
 
 int pg_server_open(struct io *io, const struct config_server *server, const struct config_pool *pool,
 	void **priv, char *err, size_t errlen);
+void pg_server_close(void *priv);
 void pg_server_hold(struct pg_server *s);
 void pg_server_put(struct pg_server *s);
 
@@ -294,7 +297,7 @@ bool pg_is_fatal(const PGresult *res);
 bool pg_sqlstate_is(const PGresult *res, const char *sqlstate);
 /* Texts are borrowed from res. */
 void pg_failure(const PGresult *res, struct failure *f);
-/* 'cached plan must not change result type' */
+/* A table has changed since the statement was prepared. */
 bool pg_is_stale_plan(const PGresult *res);
 /* The last error of libpq on one line, without the decoration of a connect error; sqlstate "" if the
  * server reported none. */

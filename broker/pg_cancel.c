@@ -274,9 +274,6 @@ static void on_async_closed(uv_handle_t *h)
 /* All connections are gone: nobody waits for what is queued or runs. */
 void pg_canceller_close(struct pg_canceller *k)
 {
-	if (k == NULL) {
-		return;
-	}
 	while (k->queue != NULL) {
 		struct pg_cancel_job *j = k->queue;
 

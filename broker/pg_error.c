@@ -22,13 +22,19 @@ bool pg_sqlstate_is(const PGresult *res, const char *sqlstate)
 }
 
 /*
- * The message is translated by the server, the name of the function that raised it is not; either
- * will do.
+ * Two ways for an old plan to fail, both before anything is executed:
+ *   0A000         the result has other columns now.  The message is translated by the server, the
+ *                 name of the function that raised it is not; either will do.
+ *   42883, 42804  the types of parameters were settled when the statement was prepared, and do not
+ *                 go with the columns any more: "operator does not exist: text = integer"
  */
 bool pg_is_stale_plan(const PGresult *res)
 {
 	const char *function, *message;
 
+	if (pg_sqlstate_is(res, "42883") || pg_sqlstate_is(res, "42804")) {
+		return true;
+	}
 	if (!pg_sqlstate_is(res, "0A000")) {
 		return false;
 	}

@@ -318,6 +318,7 @@ static void send_exec(struct pg_conn *pg, struct request *r, unsigned begin)
 	put_sync(pg, (struct pg_step){.kind = PG_STEP_END,
 			     .begin = (uint8_t)begin,
 			     .named = plan.named,
+			     .fresh = plan.prepare,
 			     .alone = r->lease == NULL,
 			     .key = plan.key});
 	pg_params_trim(&pg->params);

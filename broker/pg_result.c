@@ -411,7 +411,7 @@ static enum conn_tx tx_now(struct pg_conn *pg)
 
 /*
  * Did it fail because the prepared statement was not what we thought?  Then it was not executed:
- *   0A000  a table has changed; the old plan has another result type
+ *   a table has changed since (pg_is_stale_plan)
  *   26000  it is gone: somebody sent DEALLOCATE
  *   42P05  it is there although we dropped it: DEALLOCATE had failed
  */
@@ -420,7 +420,7 @@ static bool plan_failed(struct pg_conn *pg, const struct pg_step *s)
 	if (!s->named || pg->error == NULL) {
 		return false;
 	}
-	if (pg_is_stale_plan(pg->error)) {
+	if (!s->fresh && pg_is_stale_plan(pg->error)) {
 		pg_prepared_set_stale(pg->prepared, s->key);
 		return true;
 	}

@@ -356,7 +356,7 @@ int pg_server_open(struct io *io, const struct config_server *server, const stru
 	if (s == NULL) {
 		return complain(&rep, "out of memory");
 	}
-	s->refs = 1;
+	s->open = true;
 	s->io = io;
 	s->connect_timeout = (uint64_t)server->connect_timeout;
 	s->max_prepared = (unsigned)pool->max_prepared;
@@ -368,30 +368,16 @@ int pg_server_open(struct io *io, const struct config_server *server, const stru
 	if (fill(&rep, s, server, pool) < 0) {
 		goto err_server;
 	}
-	s->canceller = pg_canceller_create(io);
-	if (s->canceller == NULL) {
-		complain(&rep, "out of memory");
-		goto err_server;
-	}
 	*priv = s;
 	return 0;
 
 err_server:
-	pg_server_put(s);
+	pg_server_close(s);
 	return -1;
 }
 
-void pg_server_hold(struct pg_server *s)
+static void server_free(struct pg_server *s)
 {
-	s->refs++;
-}
-
-void pg_server_put(struct pg_server *s)
-{
-	if (--s->refs > 0) {
-		return;
-	}
-	pg_canceller_close(s->canceller);
 	for (unsigned i = 0; i < s->nhosts; i++) {
 		free(s->hosts[i].host);
 		free(s->hosts[i].hostaddr);
@@ -409,4 +395,35 @@ void pg_server_put(struct pg_server *s)
 	free(s->values);
 	free(s->name);
 	free(s);
+}
+
+void pg_server_close(void *priv)
+{
+	struct pg_server *s = priv;
+
+	s->open = false;
+	if (s->users == 0) {
+		server_free(s);
+	}
+}
+
+/* The canceller has a handle in the loop, so it lives only while there are connections. */
+void pg_server_hold(struct pg_server *s)
+{
+	if (s->users++ == 0) {
+		s->canceller = pg_canceller_create(s->io);
+		check(s->canceller != NULL);
+	}
+}
+
+void pg_server_put(struct pg_server *s)
+{
+	if (--s->users > 0) {
+		return;
+	}
+	pg_canceller_close(s->canceller);
+	s->canceller = NULL;
+	if (!s->open) {
+		server_free(s);
+	}
 }
