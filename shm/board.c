@@ -190,6 +190,9 @@ int board_create(const struct segment_identity *id, const struct board_geometry 
 		return -ENOMEM;
 	}
 	b->s.fd = b->q.fd = -1;
+	if (s != NULL && s->path != NULL) {
+		segfile_sweep(s->dir);
+	}
 	err = create_s(b, id, g, s);
 	if (err == 0) {
 		err = create_q(b, id, g, q);

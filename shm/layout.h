@@ -54,6 +54,7 @@ enum shm_section_type {
 	SHM_SEC_HISTOGRAMS = 16, /* S: struct histogram[] */
 	SHM_SEC_EVENTS = 17, /* S: struct board_event_slot[] */
 	SHM_SEC_POOL_VALUE = 18, /* S: uint64_t[][], the values of each pool */
+	SHM_SEC_PLACE = 19, /* S, Q as files: struct segfile_place */
 	SHM_SEC_SLOW = 20, /* Q: struct slow_slot[] */
 };
 

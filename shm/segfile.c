@@ -4,6 +4,7 @@
 
 #include "atomics.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -129,6 +130,30 @@ int segfile_open(const char *path)
 	return fd;
 }
 
+static uint64_t pid_namespace(void)
+{
+	struct stat st;
+
+	return stat("/proc/self/ns/pid", &st) < 0 ? 0 : (uint64_t)st.st_ino;
+}
+
+static const struct segfile_place *place_of(const void *map)
+{
+	const struct shm_section *sec = segment_section(map, SHM_SEC_PLACE);
+
+	if (sec == NULL || sec->count < 1 || sec->stride < sizeof(struct segfile_place)) {
+		return NULL;
+	}
+	return segment_at(map, sec);
+}
+
+bool segfile_is_foreign(const void *map)
+{
+	const struct segfile_place *p = place_of(map);
+
+	return p != NULL && p->pid_ns != pid_namespace();
+}
+
 /*
  * Who wrote the segment in fd: false if nobody that lives.  The process is looked up by its pid,
  * which says nothing about a broker in another pid namespace; `fresh` lets its heartbeat speak for
@@ -247,6 +272,61 @@ out:
 	return err < 0 ? err : ro;
 }
 
+/* True if the writer of the bytes in `data` is dead and the name that led to them does not any
+ * more. */
+static bool is_orphan(int fd, const char *data)
+{
+	char path[sizeof(((struct segfile_place *)0)->path)] = "", target[PATH_MAX] = "";
+	const struct segfile_place *p;
+	uint64_t len;
+	void *map;
+
+	if (segment_attach(fd, SHM_ROLE_BOARD, false, &map, &len) < 0 &&
+		segment_attach(fd, SHM_ROLE_SLOW, false, &map, &len) < 0) {
+		return false;
+	}
+	p = place_of(map);
+	if (p != NULL && p->pid_ns == pid_namespace() && !segment_writer_alive(map)) {
+		memcpy(path, p->path, sizeof(path) - 1);
+	}
+	segment_unmap(map, len);
+	if (path[0] == '\0') {
+		return false;
+	}
+	if (readlink(path, target, sizeof(target) - 1) < 0) {
+		return errno == ENOENT || errno == ENOTDIR;
+	}
+	return strcmp(target, data) != 0;
+}
+
+void segfile_sweep(const char *dir)
+{
+	DIR *d = opendir(dir != NULL ? dir : SEGFILE_DIR);
+	struct dirent *e;
+
+	while (d != NULL && (e = readdir(d)) != NULL) {
+		struct stat st;
+		char *data;
+		int fd;
+
+		if (strncmp(e->d_name, DATA_PREFIX, strlen(DATA_PREFIX)) != 0) {
+			continue;
+		}
+		data = format("%s/%s", dir != NULL ? dir : SEGFILE_DIR, e->d_name);
+		fd = data != NULL ? open_regular(data) : -ENOMEM;
+		if (fd >= 0) {
+			if (fstat(fd, &st) == 0 && st.st_uid == geteuid() && is_orphan(fd, data)) {
+				(void)unlink(data);
+			}
+			close(fd);
+		}
+		free(data);
+	}
+	if (d != NULL) {
+		closedir(d);
+	}
+}
+
 static void segfile_finish(struct segfile *f)
 {
 	free(f->path);
@@ -254,18 +334,34 @@ static void segfile_finish(struct segfile *f)
 	memset(f, 0, sizeof(*f));
 }
 
+static void fill_place(void *map, const char *path)
+{
+	struct segfile_place *p = segment_at(map, segment_section(map, SHM_SEC_PLACE));
+	size_t len = strlen(path);
+
+	p->pid_ns = pid_namespace();
+	if (len < sizeof(p->path)) {
+		memcpy(p->path, path, len + 1);
+	}
+}
+
 int segfile_create(const char *path, const char *dir, mode_t mode, gid_t gid, uint32_t role,
 	const struct segment_identity *id, const struct segment_plan *plan, unsigned nplan,
 	struct segfile *out, void **map, uint64_t *len)
 {
+	struct segment_plan more[SHM_MAX_SECTIONS];
 	struct shm_header h;
 	int fd = -ENOMEM;
 
+	check(nplan < SHM_MAX_SECTIONS);
 	memset(out, 0, sizeof(*out));
 	if (path_in_use(path, role, id)) {
 		return -EEXIST;
 	}
-	segment_header_init(&h, role, 0, id, plan, nplan);
+	memcpy(more, plan, nplan * sizeof(*plan));
+	more[nplan] = (struct segment_plan){
+		SHM_SEC_PLACE, SEGFILE_PLACE_VERSION, sizeof(struct segfile_place), 1, 0};
+	segment_header_init(&h, role, 0, id, more, nplan + 1);
 	*len = h.total_len;
 	fd = absolute(path, &out->path);
 	if (fd < 0) {
@@ -285,6 +381,8 @@ int segfile_create(const char *path, const char *dir, mode_t mode, gid_t gid, ui
 out:
 	if (fd < 0) {
 		segfile_finish(out);
+	} else {
+		fill_place(*map, out->path);
 	}
 	return fd;
 }

@@ -26,6 +26,17 @@
 
 #define SEGFILE_DIR "/dev/shm"
 
+/*
+ * Record of section PLACE: whose file this is.  Constant.
+ *    0 pid_ns   8 path
+ */
+struct segfile_place {
+	uint64_t pid_ns; /* inode of the writer's pid namespace: elsewhere its pid means nothing */
+	char path[1016]; /* absolute, NUL terminated; empty if longer */
+};
+_Static_assert(sizeof(struct segfile_place) == 1024, "byte map");
+#define SEGFILE_PLACE_VERSION 1
+
 struct segfile {
 	char *path; /* what readers open */
 	char *data; /* where the bytes are; equal to path if there is no link */
@@ -41,6 +52,15 @@ struct segfile {
 int segfile_create(const char *path, const char *dir, mode_t mode, gid_t gid, uint32_t role,
 	const struct segment_identity *id, const struct segment_plan *plan, unsigned nplan,
 	struct segfile *out, void **map, uint64_t *len) must_use;
+
+/*
+ * Remove from dir (NULL: SEGFILE_DIR) what dead brokers of this user left behind and no link leads
+ * to any more, because the directory of their socket is gone.
+ */
+void segfile_sweep(const char *dir);
+
+/* True if the segment was written in another pid namespace, where its pid cannot be looked up. */
+bool segfile_is_foreign(const void *map);
 
 /* Make it the one that readers find; what a dead broker left there is removed.  0 or -errno. */
 int segfile_publish(struct segfile *f) must_use;

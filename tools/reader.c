@@ -28,7 +28,6 @@ struct reader {
 	char path[PATH_MAX]; /* of the board */
 	char slow_path[PATH_MAX];
 	struct segment s, q; /* q.fd < 0 until it is asked for */
-	uint64_t last_beat; /* of the previous sample */
 };
 
 static uint64_t clock_ns(clockid_t clock)
@@ -211,7 +210,6 @@ bool reader_follow(struct reader *r)
 	segment_drop(&r->s);
 	segment_drop(&r->q);
 	r->s = fresh;
-	r->last_beat = 0;
 	return true;
 }
 
@@ -409,20 +407,20 @@ static char process_state(int32_t pid)
 
 /*
  * The pid says whether the broker lives.  A broker in another pid namespace has a pid that means
- * nothing here; it is recognized by a heart that beats between two samples.
+ * nothing here; of that one only the heartbeat is known, so it may be stalled but never dead.
  */
-static enum reader_life judge(
-	const struct shm_header *h, uint64_t beat, uint64_t last_beat, uint64_t age)
+static enum reader_life judge(const struct shm_header *h, uint64_t age)
 {
-	bool beating = last_beat != 0 && beat != last_beat;
 	char state;
 
-	if (!segment_writer_alive(h)) {
-		return beating ? READER_RUNNING : READER_DEAD;
-	}
-	state = process_state(h->broker_pid);
-	if (state == 'T' || state == 't') {
-		return READER_STOPPED;
+	if (!segfile_is_foreign(h)) {
+		if (!segment_writer_alive(h)) {
+			return READER_DEAD;
+		}
+		state = process_state(h->broker_pid);
+		if (state == 'T' || state == 't') {
+			return READER_STOPPED;
+		}
 	}
 	return age > READER_STALL_NS ? READER_STALLED : READER_RUNNING;
 }
@@ -440,8 +438,7 @@ static void copy_header(struct sample *s, struct reader *r)
 	s->major = h->major;
 	s->minor = h->minor;
 	s->beat_age_ns = boot > beat ? boot - beat : 0;
-	s->life = judge(h, beat, r->last_beat, s->beat_age_ns);
-	r->last_beat = beat;
+	s->life = judge(h, s->beat_age_ns);
 	if (s->life == READER_DEAD) { /* ages are those at its end */
 		s->mono_ns = s->mono_ns > s->beat_age_ns ? s->mono_ns - s->beat_age_ns : 0;
 		boot = beat;

@@ -203,6 +203,39 @@ static void test_name_taken(void)
 	is_int(entries(mem), 0, "completely");
 }
 
+/* A broker that died, and whose socket's directory was removed afterwards. */
+static void test_sweep(void)
+{
+	char other[sizeof(dir) + 32], other_q[sizeof(dir) + 32];
+	struct board *b = NULL;
+	pid_t pid = start_broker();
+
+	unlink(s_path);
+	unlink(q_path);
+	snprintf(other, sizeof(other), "%s/c.sock.board", dir);
+	snprintf(other_q, sizeof(other_q), "%s/c.sock.slow", dir);
+	segfile_sweep(mem);
+	is_int(entries(mem), 2, "the bytes of a broker that lives stay, link or no link");
+	end_broker(pid);
+	pid = start_broker();
+	end_broker(pid);
+	segfile_sweep(mem);
+	is_int(entries(mem), 2, "so do those of a dead one that a link leads to");
+	unlink(s_path);
+	unlink(q_path);
+	is_int(create(&b), 0, "the next broker");
+	board_destroy(&b);
+	pid = start_broker();
+	end_broker(pid);
+	if (rename(s_path, other) < 0 || rename(q_path, other_q) < 0) {
+		bail_out("rename");
+	}
+	segfile_sweep(mem);
+	is_int(entries(mem), 0, "what no link at its place leads to is removed");
+	unlink(other);
+	unlink(other_q);
+}
+
 static void test_strangers(void)
 {
 	char target[sizeof(mem) + 32];
@@ -252,6 +285,7 @@ int main(void)
 	test_crash();
 	test_fallback();
 	test_name_taken();
+	test_sweep();
 	test_strangers();
 	rmdir(mem);
 	ok(rmdir(dir) == 0, "nothing is left");
