@@ -660,6 +660,43 @@ static void test_table(void)
 	free(text);
 }
 
+/* The manual is made by the build: it has a paragraph and the variable of every option. */
+static void test_manual(void)
+{
+	const char *build = getenv("BUILD_ROOT");
+	char path[4096], line[4096];
+	unsigned paragraphs = 0, variables = 0;
+	FILE *f;
+
+	if (build == NULL) {
+		skip("BUILD_ROOT is not set: the manual is made by the build");
+		return;
+	}
+	snprintf(path, sizeof(path), "%s/docs/broker.conf.5", build);
+	f = fopen(path, "r");
+	if (!ok(f != NULL, "%s", path)) {
+		return;
+	}
+	while (fgets(line, sizeof(line), f) != NULL) {
+		line[strcspn(line, "\n")] = '\0';
+		for (unsigned i = 0; i < option_count; i++) {
+			const struct option *o = &option_table[i];
+			char want[100], variable[100] = "";
+			FILE *v = fmemopen(variable, sizeof(variable), "w");
+
+			snprintf(want, sizeof(want), ".B %s", o->key);
+			option_print_variable(o, v);
+			fclose(v);
+			paragraphs += strcmp(line, want) == 0;
+			variables += strcmp(line, variable) == 0;
+		}
+	}
+	fclose(f);
+	/* the text mentions some once more */
+	ok(paragraphs >= option_count, "the manual has a paragraph for every option");
+	is_int(variables, option_count, "and its variable");
+}
+
 int main(void)
 {
 	if (mkdtemp(dir) == NULL || chdir(dir) < 0) {
@@ -679,6 +716,7 @@ int main(void)
 	test_masks();
 	test_print();
 	test_table();
+	test_manual();
 	unlink("t.ini");
 	unlink("named.ini");
 	if (chdir("/") < 0 || rmdir(dir) < 0) {
