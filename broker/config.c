@@ -118,11 +118,8 @@ static void check_server(struct draft *d, struct draft_section *s)
 		draft_mistake(d, where,
 			"unknown kind of database; write postgresql://..., host=... dbname=..., or "
 			"sqlite:PATH");
-	} else if (driver == OPTION_SQLITE && (url[7] == '\0' || strstr(url, ":memory:") != NULL)) {
-		draft_mistake(d, where,
-			"needs the path of a file: an SQLite database in memory belongs to one "
-			"connection "
-			"alone");
+	} else if (driver == OPTION_SQLITE && url[7] == '\0') {
+		draft_mistake(d, where, "needs the path of a file, as in sqlite:data.db");
 	} else if (driver == OPTION_PG) {
 		check_conninfo(d, s);
 	}
@@ -154,7 +151,8 @@ static void check_pool_servers(struct draft *d, struct draft_section *s)
 				p->servers[i]);
 		} else if (first == NULL) {
 			first = server;
-		} else if (option_driver_of(server->v.server.url) != option_driver_of(first->v.server.url)) {
+		} else if (option_driver_of(server->v.server.url) !=
+			   option_driver_of(first->v.server.url)) {
 			draft_mistake(d, where, "'%s' and '%s' are databases of different kinds",
 				first->name, server->name);
 		}

@@ -21,7 +21,6 @@
 
 #include "check.h"
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -42,12 +41,11 @@ struct config_broker {
 	int64_t default_timeout; /* milliseconds; of calls that name none */
 	int64_t shutdown_grace; /* milliseconds */
 	int64_t slow_log_size; /* records kept in Q */
-	bool slow_params; /* put parameter values into slow-query records */
 };
 
 struct config_server {
 	char *name;
-	char *url; /* postgresql://… or a libpq "key=value" string, sqlite:PATH, fake: */
+	char *url; /* postgresql://… or a libpq "key=value" string, sqlite:PATH, sqlite::memory:, fake: */
 	int64_t max_connections; /* over all pools; 0 = no limit of its own */
 	int64_t connect_timeout; /* milliseconds */
 };

@@ -18,7 +18,6 @@
 #define MEMBER_SIZE int64_t
 #define MEMBER_KIB int64_t
 #define MEMBER_OCTAL int64_t
-#define MEMBER_BOOL bool
 #define MEMBER_STRING char *
 #define MEMBER_CHOICE char *
 #define MEMBER_SECRET char *
@@ -256,20 +255,6 @@ static int parse_number(
 	return 0;
 }
 
-static int parse_bool(const char *text, bool *out, char *why, size_t whylen)
-{
-	static const char *const words[] = {"no", "yes", "false", "true", "off", "on", "0", "1"};
-
-	for (unsigned i = 0; i < array_size(words); i++) {
-		if (strcasecmp(text, words[i]) == 0) {
-			*out = i % 2 == 1;
-			return 0;
-		}
-	}
-	snprintf(why, whylen, "'%s' is neither yes nor no", text);
-	return -EINVAL;
-}
-
 /* words: separated by | */
 static bool is_one_of(const char *words, const char *text)
 {
@@ -414,8 +399,6 @@ int option_parse(const struct option *o, const char *text, void *section, char *
 	case OPTION_KIB:
 	case OPTION_OCTAL:
 		return parse_number(o, text, member, why, whylen);
-	case OPTION_BOOL:
-		return parse_bool(text, member, why, whylen);
 	case OPTION_CHOICE:
 		return parse_choice(o, text, member, why, whylen);
 	case OPTION_STRING:
@@ -460,9 +443,6 @@ void option_print_value(const struct option *o, const void *section, FILE *f)
 	char number[32];
 
 	switch (o->type) {
-	case OPTION_BOOL:
-		fputs(*(const bool *)member ? "yes" : "no", f);
-		return;
 	case OPTION_STRING:
 	case OPTION_CHOICE:
 	case OPTION_SECRET:
@@ -488,7 +468,7 @@ void option_print_value(const struct option *o, const void *section, FILE *f)
 void option_print_facts(const struct option *o, FILE *f)
 {
 	static const char *const types[] = {"number", "duration", "size", "size", "octal number",
-		"yes or no", "text", "one of", "secret", "connection string", "list of names"};
+		"text", "one of", "secret", "connection string", "list of names"};
 	static const char *const drivers[] = {"", "; PostgreSQL only", "; SQLite only", ""};
 	char range[96], units[64];
 
