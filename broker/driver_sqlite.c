@@ -319,6 +319,7 @@ static void fail_dropped(struct request *r, const struct exec_job *job)
 	};
 
 	if (job->changed && !job->leased) {
+		f.code = FAIL_OUTCOME_UNKNOWN;
 		f.unknown = true;
 		f.message = "cancelled while its rows were delivered; its changes were committed";
 	}

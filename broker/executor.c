@@ -15,6 +15,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stddef.h>
 #include <string.h>
 
 #ifdef SHM_TSAN
@@ -84,7 +85,7 @@ struct exec_job *exec_job_create(unsigned nparams, const struct request_param *p
 	if (job == NULL) {
 		return NULL;
 	}
-	memset(job, 0, sizeof(*job));
+	memset(job, 0, offsetof(struct exec_job, failure));
 	job->params = (struct request_param *)(job + 1);
 	job->nparams = nparams;
 	at = (unsigned char *)job + head;

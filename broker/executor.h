@@ -97,8 +97,7 @@ struct exec_job {
 	struct request_param *params;
 
 	/* set by the executor, read when it is received back */
-	bool failed;
-	struct sqlite_failure failure;
+	bool failed; /* `failure` says why */
 	uint64_t nrows; /* returned or affected */
 	unsigned char *rows; /* last piece of the result stream, NULL if none */
 	size_t rows_len;
@@ -107,6 +106,7 @@ struct exec_job {
 	bool changed; /* it may have changed the database */
 	unsigned group; /* on the first job of a group: how many were committed together, else 0 */
 	unsigned hits, misses, evictions; /* of the statement cache, since the last job */
+	struct sqlite_failure failure; /* last: large, and not cleared when a job is created */
 };
 
 /* A job with copies of the parameters; NULL: out of memory. */

@@ -61,7 +61,8 @@ static bool stopped(struct sqlite_run *run, struct exec_job *job)
 		sqlite_failure_set(&job->failure, FAIL_CANCELLED, "57014", "statement cancelled");
 	} else if (past_deadline(job)) {
 		sqlite_failure_set(&job->failure, FAIL_TIMEOUT, "57014",
-			"statement cancelled: its deadline passed");
+			"deadline passed while the statement ran; it was cancelled");
+		job->failure.retry_safe = true;
 	} else if (run->host.stopping(run->host.arg)) {
 		sqlite_failure_set(
 			&job->failure, FAIL_UNAVAILABLE, "57P01", "the connection is closed");
@@ -445,8 +446,11 @@ static bool commit(struct sqlite_run *run, struct sqlite_failure *f)
 		return true;
 	}
 	sqlite_failure_from(f, run->db->db, rc);
-	/* An fsync that failed leaves open what reached the disk, should the machine fail next. */
-	f->unknown = (rc & 0xff) == SQLITE_IOERR;
+	if ((rc & 0xff) == SQLITE_IOERR) {
+		/* What reached the disk is open, should the machine fail before the next write. */
+		f->code = FAIL_OUTCOME_UNKNOWN;
+		f->unknown = true;
+	}
 	roll_back(run);
 	return false;
 }
@@ -693,7 +697,7 @@ static void run_leased(struct sqlite_run *run, struct exec_job *job, enum sqlite
 		run_tx_verb(run, job, verb);
 	} else if (sqlite_db_in_transaction(run->db)) {
 		run->tx_failed = run_statement(run, job, true) != RUN_OK;
-		job->failure.retry_safe &= !job->failed; /* only the whole transaction is */
+		job->failure.retry_safe = false; /* only the whole transaction is */
 		answer(run, job);
 	} else {
 		run_alone(run, job, verb);

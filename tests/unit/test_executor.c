@@ -937,6 +937,252 @@ static void test_start_together(void)
 	}
 }
 
+/* -- a disk that fails ------------------------------------------------------------------------- */
+
+/*
+ * A VFS on top of the system's, whose Nth write or sync of the log fails.  What is not named here
+ * goes straight through.
+ */
+struct bad_file {
+	sqlite3_file base;
+	bool log;
+	sqlite3_file *real;
+};
+
+static struct {
+	sqlite3_vfs vfs;
+	sqlite3_vfs *real;
+	_Atomic int countdown; /* operations until one fails; 0: none */
+	_Atomic int code; /* with this */
+	_Atomic int for_good; /* and all that follow it */
+	_Atomic int hits;
+} bad;
+
+static bool bad_now(const struct bad_file *f)
+{
+	if (!f->log || atomic_load(&bad.countdown) <= 0) {
+		return false;
+	}
+	if (atomic_load(&bad.countdown) == 1 && atomic_load(&bad.for_good)) {
+		atomic_fetch_add(&bad.hits, 1);
+		return true;
+	}
+	if (atomic_fetch_sub(&bad.countdown, 1) != 1) {
+		return false;
+	}
+	atomic_fetch_add(&bad.hits, 1);
+	return true;
+}
+
+#define REAL(f) (((struct bad_file *)(f))->real)
+#define CALL_REAL(f, method, ...) REAL(f)->pMethods->method(REAL(f), ##__VA_ARGS__)
+
+static int bad_close(sqlite3_file *f)
+{
+	int rc = REAL(f)->pMethods != NULL ? CALL_REAL(f, xClose) : SQLITE_OK;
+
+	free(REAL(f));
+	return rc;
+}
+static int bad_read(sqlite3_file *f, void *p, int n, sqlite3_int64 at)
+{
+	return CALL_REAL(f, xRead, p, n, at);
+}
+static int bad_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 at)
+{
+	return bad_now((struct bad_file *)f) ? atomic_load(&bad.code)
+					     : CALL_REAL(f, xWrite, p, n, at);
+}
+static int bad_truncate(sqlite3_file *f, sqlite3_int64 n)
+{
+	return CALL_REAL(f, xTruncate, n);
+}
+static int bad_sync(sqlite3_file *f, int flags)
+{
+	return bad_now((struct bad_file *)f) ? SQLITE_IOERR_FSYNC : CALL_REAL(f, xSync, flags);
+}
+static int bad_size(sqlite3_file *f, sqlite3_int64 *n)
+{
+	return CALL_REAL(f, xFileSize, n);
+}
+static int bad_lock(sqlite3_file *f, int how)
+{
+	return CALL_REAL(f, xLock, how);
+}
+static int bad_unlock(sqlite3_file *f, int how)
+{
+	return CALL_REAL(f, xUnlock, how);
+}
+static int bad_reserved(sqlite3_file *f, int *out)
+{
+	return CALL_REAL(f, xCheckReservedLock, out);
+}
+static int bad_control(sqlite3_file *f, int op, void *arg)
+{
+	return CALL_REAL(f, xFileControl, op, arg);
+}
+static int bad_sector(sqlite3_file *f)
+{
+	return CALL_REAL(f, xSectorSize);
+}
+static int bad_device(sqlite3_file *f)
+{
+	return CALL_REAL(f, xDeviceCharacteristics);
+}
+static int bad_shm_map(sqlite3_file *f, int page, int size, int extend, void volatile **out)
+{
+	return CALL_REAL(f, xShmMap, page, size, extend, out);
+}
+static int bad_shm_lock(sqlite3_file *f, int at, int n, int flags)
+{
+	return CALL_REAL(f, xShmLock, at, n, flags);
+}
+static void bad_shm_barrier(sqlite3_file *f)
+{
+	CALL_REAL(f, xShmBarrier);
+}
+static int bad_shm_unmap(sqlite3_file *f, int erase)
+{
+	return CALL_REAL(f, xShmUnmap, erase);
+}
+
+static const sqlite3_io_methods bad_methods = {
+	.iVersion = 2,
+	.xClose = bad_close,
+	.xRead = bad_read,
+	.xWrite = bad_write,
+	.xTruncate = bad_truncate,
+	.xSync = bad_sync,
+	.xFileSize = bad_size,
+	.xLock = bad_lock,
+	.xUnlock = bad_unlock,
+	.xCheckReservedLock = bad_reserved,
+	.xFileControl = bad_control,
+	.xSectorSize = bad_sector,
+	.xDeviceCharacteristics = bad_device,
+	.xShmMap = bad_shm_map,
+	.xShmLock = bad_shm_lock,
+	.xShmBarrier = bad_shm_barrier,
+	.xShmUnmap = bad_shm_unmap,
+};
+
+static int bad_open(sqlite3_vfs *v, sqlite3_filename name, sqlite3_file *f, int flags, int *out)
+{
+	struct bad_file *file = (struct bad_file *)f;
+	int rc;
+
+	(void)v;
+	file->base.pMethods = NULL;
+	file->log = (flags & SQLITE_OPEN_WAL) != 0;
+	file->real = calloc(1, (size_t)bad.real->szOsFile);
+	rc = bad.real->xOpen(bad.real, name, file->real, flags, out);
+	if (rc == SQLITE_OK) {
+		file->base.pMethods = &bad_methods;
+	} else {
+		free(file->real);
+	}
+	return rc;
+}
+
+static void make_bad_vfs(void)
+{
+	bad.real = sqlite3_vfs_find(NULL);
+	bad.vfs = *bad.real;
+	bad.vfs.zName = "bad";
+	bad.vfs.szOsFile = sizeof(struct bad_file);
+	bad.vfs.xOpen = bad_open;
+	sqlite3_vfs_register(&bad.vfs, 1); /* the default for what is opened from now on */
+}
+
+/* The ids that a fresh connection finds, as "1,3". */
+static const char *ids_on_disk(void)
+{
+	struct box *b = box_open(false);
+	static char buf[256];
+
+	snprintf(buf, sizeof(buf), "%s",
+		rows_of(good(run(b, "SELECT group_concat(i) FROM "
+				    "(SELECT i FROM d ORDER BY i)"))));
+	box_close(&b);
+	return buf;
+}
+
+/* One try: three inserts in a group, the nth operation on the log fails.  false: none was left. */
+static bool try_bad_disk(int n, int code, bool *honest)
+{
+	struct box *b = box_open(true);
+	struct exec_job *blocker;
+	char want[64] = "";
+	bool hit, unknown = false;
+
+	good(run(b, "DROP TABLE IF EXISTS d"));
+	good(run(b, "CREATE TABLE d (i INTEGER PRIMARY KEY, t)"));
+	blocker = block(b);
+	for (int i = 1; i <= 3; i++) {
+		char sql[80];
+
+		snprintf(sql, sizeof(sql), "INSERT INTO d VALUES (%d, hex(zeroblob(3000)))", i);
+		send_sql(b, sql);
+	}
+	atomic_store(&bad.hits, 0);
+	atomic_store(&bad.code, code);
+	atomic_store(&bad.countdown, n);
+	executor_cancel(b->ex, blocker);
+	(void)next_result(b);
+	for (int i = 1; i <= 3; i++) {
+		struct result *r = next_result(b);
+
+		unknown |= r->job->failed && r->job->failure.unknown;
+		if (!r->job->failed) {
+			snprintf(want + strlen(want), sizeof(want) - strlen(want), "%s%d",
+				want[0] != '\0' ? "," : "", i);
+		}
+	}
+	atomic_store(&bad.countdown, 0);
+	hit = atomic_load(&bad.hits) > 0;
+	/* The writer goes on, and what was answered is what is there. */
+	*honest &= strcmp(state_of(run(b, "INSERT INTO d VALUES (9, 0)")), "ok") == 0;
+	snprintf(want + strlen(want), sizeof(want) - strlen(want), "%s9",
+		want[0] != '\0' ? "," : "");
+	box_close(&b);
+	if (!unknown) {
+		char line[80];
+
+		snprintf(line, sizeof(line), "'%s'\n", want);
+		*honest &= strcmp(ids_on_disk(), line) == 0;
+	}
+	return hit;
+}
+
+static void test_bad_disk(void)
+{
+	static const struct {
+		int code;
+		bool for_good;
+		const char *name;
+	} kinds[] = {
+		{SQLITE_FULL, false, "full for a moment"},
+		{SQLITE_FULL, true, "full"},
+		{SQLITE_IOERR_WRITE, false, "broken for a moment"},
+		{SQLITE_IOERR_WRITE, true, "broken"},
+	};
+
+	make_bad_vfs();
+	for (size_t k = 0; k < array_size(kinds); k++) {
+		bool honest = true;
+		int n = 1;
+
+		atomic_store(&bad.for_good, kinds[k].for_good);
+		while (n < 200 && try_bad_disk(n, kinds[k].code, &honest)) {
+			n++;
+		}
+		ok(n > 3 && n < 200, "a disk that is %s at each of %d places", kinds[k].name,
+			n - 1);
+		ok(honest, "never makes an answer untrue");
+	}
+	sqlite3_vfs_unregister(&bad.vfs);
+}
+
 static void clean_up(void)
 {
 	char cmd[128];
@@ -971,5 +1217,6 @@ int main(void)
 	test_stop();
 	test_memory();
 	test_start_together();
+	test_bad_disk();
 	return done_testing();
 }
