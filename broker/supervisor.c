@@ -41,6 +41,8 @@
 #define NS_PER_MS UINT64_C(1000000)
 #define ORPHAN_POLL_MS 20 /* deaths of grandchildren are not announced to us */
 #define ORPHAN_KILL_MS 2000 /* from SIGKILL until we leave without them */
+#define SAME_SIGNAL_MS 250 /* timeout(1) and others signal the process and then its group as well  \
+			    */
 #define BROKER_MARGIN_MS 1000 /* beyond shutdown_grace, which the broker uses up itself */
 
 enum phase { STARTING, RUNNING, ORPHANS, STOPPING, DONE };
@@ -54,11 +56,11 @@ struct supervisor {
 	int signals; /* signalfd */
 	int ready; /* read end of the broker's ready pipe, or -1 */
 	bool terminal; /* the command got the foreground from us */
-	bool told; /* to end: the next such signal kills */
 	bool given_up; /* the broker keeps failing: status stays 1 */
 	bool killing; /* orphans got SIGKILL */
 	struct restart restart;
 	uint64_t broker_since, restart_at, deadline; /* ns; 0: none */
+	uint64_t told_ns; /* when we were first told to end, or gave up; 0: not yet */
 	char socket_path[sizeof(((struct sockaddr_un *)0)->sun_path)];
 };
 
@@ -369,7 +371,7 @@ static void give_up(struct supervisor *s)
 {
 	log_error("the broker failed %u times in a row; stopping the command", s->restart.failures);
 	s->given_up = true;
-	s->told = true;
+	s->told_ns = doorbell_now();
 	kill(s->command, SIGTERM);
 	kill(s->command, SIGCONT);
 	set_deadline(s, s->job->cfg->broker.shutdown_grace);
@@ -498,23 +500,44 @@ static void resume_command(struct supervisor *s)
 	kill(-s->group, SIGCONT);
 }
 
-static void forward(struct supervisor *s, int sig)
-{
-	bool end = sig == SIGTERM || sig == SIGINT;
+/* What a signal that tells us to end means. */
+enum told { TOLD_FIRST, TOLD_SAME, TOLD_AGAIN };
 
-	if (sig == SIGCONT) {
-		resume_command(s);
-		return;
+static enum told note_told(struct supervisor *s)
+{
+	uint64_t now = doorbell_now();
+
+	if (s->told_ns == 0) {
+		s->told_ns = now;
+		return TOLD_FIRST;
 	}
-	if (end && s->told) {
+	return now - s->told_ns < SAME_SIGNAL_MS * NS_PER_MS ? TOLD_SAME : TOLD_AGAIN;
+}
+
+static void forward_end(struct supervisor *s, int sig)
+{
+	switch (note_told(s)) {
+	case TOLD_FIRST:
+		kill(s->command, sig);
+		kill(s->command, SIGCONT); /* a stopped process could not act on it */
+		break;
+	case TOLD_SAME:
+		break;
+	case TOLD_AGAIN:
 		log_warning("told to end a second time; killing the command");
 		kill(-s->group, SIGKILL);
-		return;
+		break;
 	}
-	s->told = s->told || end;
-	kill(s->command, sig);
-	if (end || sig == SIGQUIT) {
-		kill(s->command, SIGCONT); /* a stopped process could not act on it */
+}
+
+static void forward(struct supervisor *s, int sig)
+{
+	if (sig == SIGTERM || sig == SIGINT) {
+		forward_end(s, sig);
+	} else if (sig == SIGCONT) {
+		resume_command(s);
+	} else {
+		kill(s->command, sig);
 	}
 }
 
@@ -525,7 +548,7 @@ static void on_signal(struct supervisor *s, int sig)
 	switch (s->phase) {
 	case STARTING:
 		if (end || sig == SIGQUIT || sig == SIGHUP) {
-			s->told = true;
+			(void)note_told(s);
 			s->status = 128 + sig;
 			stop_broker(s);
 		}
@@ -535,10 +558,9 @@ static void on_signal(struct supervisor *s, int sig)
 		break;
 	case ORPHANS:
 	case STOPPING:
-		if (end && s->told) {
+		if (end && note_told(s) == TOLD_AGAIN) {
 			s->deadline = doorbell_now(); /* no more patience */
 		}
-		s->told = s->told || end;
 		break;
 	case DONE:
 		break;
