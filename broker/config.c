@@ -363,19 +363,21 @@ static int build(struct draft *d, struct config **out)
 
 static int finish(struct draft *d, struct config **out)
 {
-	if (d->out_of_memory) {
-		snprintf(d->err, d->errlen, "out of memory");
-		return -ENOMEM;
-	}
+	int r = d->mistakes > 0 ? -EINVAL : 0;
+
 	if (d->unshown > 0) {
 		snprintf(d->err + d->errused, d->errlen - d->errused, "%sand %u more mistakes",
 			d->errused > 0 ? "\n" : "", d->unshown);
 	}
-	if (d->mistakes > 0) {
-		return -EINVAL;
+	if (r == 0 && !d->out_of_memory) {
+		resolve(d);
+		r = build(d, out);
 	}
-	resolve(d);
-	return build(d, out);
+	if (r == -ENOMEM || d->out_of_memory) {
+		snprintf(d->err, d->errlen, "out of memory");
+		return -ENOMEM;
+	}
+	return r;
 }
 
 int config_load(const char *path, char *const *env, const struct config_override *over,
