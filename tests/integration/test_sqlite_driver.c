@@ -393,6 +393,34 @@ static void test_start_errors(void)
 	}
 }
 
+/* A broker that is stopped ends the statements that run. */
+static void test_stopped(void)
+{
+	static const char *const settings[] = {"broker.shutdown_grace=100ms", NULL};
+	struct broker_proc *proc = broker_start("sqlite:stop.db", settings);
+	struct broker *b = attach(proc);
+	uint64_t read, write;
+
+	is_int(run(b, NULL, "CREATE TABLE t (i)"), 0, "a table");
+	is_int(broker_submit(b, ENDLESS, 0, NULL, CALL(.flags = BROKER_READONLY), &read), 0,
+		"a read without end");
+	is_int(broker_submit(b, "INSERT INTO t " ENDLESS, 0, NULL, NULL, &write), 0,
+		"a write without end");
+	is_int(broker_collect(b, read, 50, NULL, NULL), BROKER_E_PENDING, "run");
+	is_int(broker_stop(proc, 10000), 0, "when the broker is stopped");
+	ok(broker_collect(b, read, -1, NULL, NULL) < 0 &&
+			broker_error(b)->outcome == BROKER_NOT_DONE,
+		"the read has failed: %s", broker_error(b)->message);
+	ok(broker_collect(b, write, -1, NULL, NULL) < 0, "and the write: %s",
+		broker_error(b)->message);
+	broker_restart(proc);
+	broker_detach(&b);
+	b = attach(proc);
+	is_int(number(b, "SELECT count(*) FROM t"), 0, "nothing of it is there");
+	broker_detach(&b);
+	is_int(broker_free(&proc), 0, "the broker ends well");
+}
+
 int main(void)
 {
 	static const char *const settings[] = {"pool main.readers=2", NULL};
@@ -411,6 +439,7 @@ int main(void)
 	test_broker_killed(proc, &b);
 	broker_detach(&b);
 	is_int(broker_free(&proc), 0, "the broker ends well");
+	test_stopped();
 	test_start_errors();
 	return done_testing();
 }
