@@ -45,7 +45,8 @@
 
 #include <libpq-fe.h>
 
-/* A value this large leaves libpq buffers that never shrink: the connection is replaced when idle. */
+/* A value this large leaves libpq buffers that never shrink: the connection is replaced when idle.
+ */
 #define PG_OVERSIZE ((size_t)16 * 1024 * 1024)
 #define PG_TEXT_MAX 512
 
@@ -215,15 +216,15 @@ struct pg_conn {
 	struct pg_params params;
 };
 
-/* -- pg_server.c --------------------------------------------------------------------------------- */
+/* -- pg_server.c ------------------------------------------------------------------------------- */
 
-int pg_server_open(struct io *io, const struct config_server *server, const struct config_pool *pool,
-	void **priv, char *err, size_t errlen);
+int pg_server_open(struct io *io, const struct config_server *server,
+	const struct config_pool *pool, void **priv, char *err, size_t errlen);
 void pg_server_close(void *priv);
 void pg_server_hold(struct pg_server *s);
 void pg_server_put(struct pg_server *s);
 
-/* -- pg_connect.c -------------------------------------------------------------------------------- */
+/* -- pg_connect.c ------------------------------------------------------------------------------ */
 
 void pg_connect(struct conn *c);
 void pg_close(struct conn *c);
@@ -239,7 +240,7 @@ void pg_send_out(struct pg_conn *pg);
 /* What TLS holds back from poll(). */
 void pg_read_rest(struct pg_conn *pg);
 
-/* -- pg_pipeline.c ------------------------------------------------------------------------------- */
+/* -- pg_pipeline.c ----------------------------------------------------------------------------- */
 
 struct pg_step *pg_step_head(struct pg_conn *pg);
 void pg_step_pop(struct pg_conn *pg);
@@ -254,7 +255,7 @@ void pg_send_sync(struct pg_conn *pg, enum pg_step_kind kind);
 /* Run the head request once more, in front of nothing else.  step: its END. */
 void pg_repeat(struct pg_conn *pg, struct request *r, const struct pg_step *step);
 
-/* -- pg_result.c --------------------------------------------------------------------------------- */
+/* -- pg_result.c ------------------------------------------------------------------------------- */
 
 /* Handle all that libpq has complete.  Reads nothing from the socket. */
 void pg_process(struct pg_conn *pg);
@@ -266,7 +267,7 @@ void pg_note_fatal(struct pg_conn *pg, const PGresult *res);
 void pg_answer_clear(struct pg_conn *pg);
 void pg_set_error(struct pg_conn *pg, PGresult *res);
 
-/* -- pg_copy.c ----------------------------------------------------------------------------------- */
+/* -- pg_copy.c --------------------------------------------------------------------------------- */
 
 /* PG_STEP_COPY is at the head: go on.  False: nothing to do for now. */
 bool pg_copy_advance(struct pg_conn *pg);
@@ -279,7 +280,7 @@ void pg_copy_flushed(struct pg_conn *pg);
 /* The connection is lost: make libpq show what the server said last. */
 void pg_copy_lost(struct pg_conn *pg);
 
-/* -- pg_cancel.c --------------------------------------------------------------------------------- */
+/* -- pg_cancel.c ------------------------------------------------------------------------------- */
 
 struct pg_canceller *pg_canceller_create(struct io *io) must_use;
 void pg_canceller_close(struct pg_canceller *k);
@@ -291,7 +292,7 @@ void pg_cancel_after_copy(struct pg_conn *pg);
 /* pg is GONE. */
 void pg_cancel_forget(struct pg_conn *pg);
 
-/* -- pg_error.c ---------------------------------------------------------------------------------- */
+/* -- pg_error.c -------------------------------------------------------------------------------- */
 
 bool pg_is_fatal(const PGresult *res);
 bool pg_sqlstate_is(const PGresult *res, const char *sqlstate);
@@ -299,8 +300,8 @@ bool pg_sqlstate_is(const PGresult *res, const char *sqlstate);
 void pg_failure(const PGresult *res, struct failure *f);
 /* A table has changed since the statement was prepared. */
 bool pg_is_stale_plan(const PGresult *res);
-/* The last error of libpq on one line, without the decoration of a connect error; sqlstate "" if the
- * server reported none. */
+/* The last error of libpq on one line, without the decoration of a connect error; sqlstate "" if
+ * the server reported none. */
 void pg_connect_error(PGconn *pq, char *text, size_t size, char sqlstate[6]);
 /* One line, no surrounding white space. */
 void pg_one_line(char *text);

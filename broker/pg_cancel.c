@@ -8,11 +8,11 @@
  *
  * When is a cancel over, so that it cannot hit a later statement?  The server's cancel process
  * signals the backend first and closes the connection to us afterwards; PQcancel returns when it
- * sees that.  So the signal is pending at the backend before we send anything new.  The backend must
- * return from the kernel to read it, runs its signal handler on the way, and drops a cancel that it
- * finds while it waits for a command.  We do not rely on the server being that direct (a proxy may
- * be in between): after PQcancel returned, an empty Sync goes through the connection, and only its
- * answer settles the cancel.
+ * sees that.  So the signal is pending at the backend before we send anything new.  The backend
+ * must return from the kernel to read it, runs its signal handler on the way, and drops a cancel
+ * that it finds while it waits for a command.  We do not rely on the server being that direct (a
+ * proxy may be in between): after PQcancel returned, an empty Sync goes through the connection, and
+ * only its answer settles the cancel.
  *
  * A cancel is held back while an internal command (SET, DEALLOCATE) is at the head of the FIFO, so
  * that it cannot hit that and leave the request alone.
@@ -55,7 +55,7 @@ struct pg_canceller {
 	bool closed; /* nobody is told any more */
 };
 
-/* -- jobs ---------------------------------------------------------------------------------------- */
+/* -- jobs -------------------------------------------------------------------------------------- */
 
 static void job_destroy(struct pg_cancel_job *j)
 {
@@ -155,7 +155,7 @@ static bool spawn(struct pg_cancel_job *j)
 	return rc == 0;
 }
 
-/* -- the loop's side ----------------------------------------------------------------------------- */
+/* -- the loop's side --------------------------------------------------------------------------- */
 
 /*
  * The cancel is with the server, or failed.  Settle behind whatever is in flight.  COPY is outside
@@ -286,7 +286,7 @@ void pg_canceller_close(struct pg_canceller *k)
 	uv_close((uv_handle_t *)&k->async, on_async_closed);
 }
 
-/* -- entries ------------------------------------------------------------------------------------- */
+/* -- entries ----------------------------------------------------------------------------------- */
 
 static bool is_preamble(const struct pg_step *s)
 {

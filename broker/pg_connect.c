@@ -27,7 +27,7 @@ static void pg_set_phase(struct pg_conn *pg, enum pg_phase phase)
 	pg->phase = phase;
 }
 
-/* -- memory -------------------------------------------------------------------------------------- */
+/* -- memory ------------------------------------------------------------------------------------ */
 
 static void targets_free(struct pg_targets *t)
 {
@@ -106,7 +106,7 @@ void pg_close(struct conn *c)
 	pg_put(pg);
 }
 
-/* -- losing -------------------------------------------------------------------------------------- */
+/* -- losing ------------------------------------------------------------------------------------ */
 
 /* Report that the connection is gone.  From the loop only. */
 static void pg_lost(struct pg_conn *pg)
@@ -136,7 +136,8 @@ static void on_timer(uv_timer_t *h)
 		snprintf(pg->why, sizeof(pg->why),
 			"connect_timeout: no connection within %llu ms%s",
 			(unsigned long long)pg->server->connect_timeout,
-			pg->phase == PG_RESOLVE ? ", the name of the host was not resolved yet" : "");
+			pg->phase == PG_RESOLVE ? ", the name of the host was not resolved yet"
+						: "");
 	}
 	pg_lost(pg);
 }
@@ -158,7 +159,7 @@ void pg_break(struct pg_conn *pg, const char *why)
 	uv_timer_start(&pg->timer, on_timer, 0, 0);
 }
 
-/* -- the socket ---------------------------------------------------------------------------------- */
+/* -- the socket -------------------------------------------------------------------------------- */
 
 static bool socket_open(struct pg_conn *pg, int fd)
 {
@@ -277,7 +278,7 @@ static void on_open_socket(struct pg_conn *pg, int status, int events)
 	pg_poll_update(pg);
 }
 
-/* -- connecting ---------------------------------------------------------------------------------- */
+/* -- connecting -------------------------------------------------------------------------------- */
 
 /* Notices; FATAL errors that arrive while nothing runs come this way too. */
 static void on_notice(void *arg, const PGresult *res)
@@ -301,8 +302,8 @@ static void on_notice(void *arg, const PGresult *res)
 }
 
 /*
- * OpenSSL itself is no dependency of ours: libpq brings it along.  Without the function (another TLS
- * library) nothing is ever reported as pending.
+ * OpenSSL itself is no dependency of ours: libpq brings it along.  Without the function (another
+ * TLS library) nothing is ever reported as pending.
  */
 static void watch_tls(struct pg_conn *pg)
 {
@@ -423,7 +424,7 @@ static void start_connecting(struct pg_conn *pg)
 	connect_step(pg, PGRES_POLLING_WRITING);
 }
 
-/* -- resolving ----------------------------------------------------------------------------------- */
+/* -- resolving --------------------------------------------------------------------------------- */
 
 static bool append_entry(char **list, bool first, const char *entry)
 {
@@ -443,7 +444,8 @@ static bool add_target(struct pg_targets *t, const struct pg_host *h, const char
 
 	t->count++;
 	return append_entry(&t->host, first, h->host) &&
-	       append_entry(&t->hostaddr, first, hostaddr) && append_entry(&t->port, first, h->port);
+	       append_entry(&t->hostaddr, first, hostaddr) &&
+	       append_entry(&t->port, first, h->port);
 }
 
 static bool add_resolved(struct pg_targets *t, const struct pg_host *h, const struct addrinfo *list)
@@ -488,8 +490,7 @@ static void on_resolved(uv_getaddrinfo_t *req, int status, struct addrinfo *list
 /* Collect targets until a name has to be waited for; with the last one connecting starts. */
 static void resolve_next(struct pg_conn *pg)
 {
-	static const struct addrinfo hints = {
-		.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
+	static const struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
 	const struct pg_server *s = pg->server;
 
 	while (pg->host < s->nhosts && !pg->broken) {

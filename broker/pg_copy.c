@@ -2,9 +2,9 @@
 /*
  * pg_copy.c - see pg.h: COPY, which libpq cannot do in pipeline mode.
  *
- * When PG_STEP_COPY has come to the head nothing is in flight: leave the pipeline, send the statement
- * by the simple protocol (where an error of the server is answered by exactly one ReadyForQuery,
- * however much data was still on its way), move the data, enter the pipeline again.
+ * When PG_STEP_COPY has come to the head nothing is in flight: leave the pipeline, send the
+ * statement by the simple protocol (where an error of the server is answered by exactly one
+ * ReadyForQuery, however much data was still on its way), move the data, enter the pipeline again.
  *
  *   NONE -> SENT -> FEED    (FROM STDIN) -> SENT -> NONE
  *              +-> DRAIN   (TO STDOUT)  -> SENT -> NONE
@@ -48,7 +48,7 @@ static void set_tx(struct pg_conn *pg)
 {
 	PGTransactionStatusType tx = PQtransactionStatus(pg->pq);
 
-	pg->tx = tx == PQTRANS_IDLE ? CONN_TX_IDLE
+	pg->tx = tx == PQTRANS_IDLE      ? CONN_TX_IDLE
 		 : tx == PQTRANS_INERROR ? CONN_TX_FAILED
 					 : CONN_TX_OPEN;
 	pg->c->tx = pg->tx;
@@ -123,7 +123,7 @@ static bool send_copy(struct pg_conn *pg)
 	return true;
 }
 
-/* -- results ------------------------------------------------------------------------------------- */
+/* -- results ----------------------------------------------------------------------------------- */
 
 static void begin_in(struct pg_conn *pg)
 {
@@ -131,7 +131,8 @@ static void begin_in(struct pg_conn *pg)
 
 	if (r->op != REQ_COPY_IN || pg->copy_started) {
 		pg->copy_wrong = true;
-		if (PQputCopyEnd(pg->pq, "only one COPY in the announced direction is possible") < 0) {
+		if (PQputCopyEnd(pg->pq, "only one COPY in the announced direction is possible") <
+			0) {
 			pg_break(pg, NULL);
 		}
 		pg_send_out(pg);
@@ -199,7 +200,7 @@ static void take_result(struct pg_conn *pg, PGresult *res)
 	PQclear(res);
 }
 
-/* -- data ---------------------------------------------------------------------------------------- */
+/* -- data -------------------------------------------------------------------------------------- */
 
 bool pg_copy_deliver(struct pg_conn *pg)
 {

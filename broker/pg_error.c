@@ -77,7 +77,8 @@ void pg_failure(const PGresult *res, struct failure *f)
 
 	*f = (struct failure){
 		.code = FAIL_DATABASE,
-		.message = message != NULL ? message : "the server reported an error without a text",
+		.message =
+			message != NULL ? message : "the server reported an error without a text",
 		.detail = PQresultErrorField(res, PG_DIAG_MESSAGE_DETAIL),
 		.hint = PQresultErrorField(res, PG_DIAG_MESSAGE_HINT),
 	};

@@ -61,8 +61,8 @@ size_t pg_format_timestamp(int64_t us, char buf[PG_TIMESTAMP_MAX])
 	bc = year <= 0;
 	second = (unsigned)(rest / 1000000);
 	return (size_t)snprintf(buf, PG_TIMESTAMP_MAX,
-		"%04" PRId64 "-%02u-%02u %02u:%02u:%02u.%06u+00%s", bc ? 1 - year : year, month, day,
-		second / 3600, second / 60 % 60, second % 60, (unsigned)(rest % 1000000),
+		"%04" PRId64 "-%02u-%02u %02u:%02u:%02u.%06u+00%s", bc ? 1 - year : year, month,
+		day, second / 3600, second / 60 % 60, second % 60, (unsigned)(rest % 1000000),
 		bc ? " BC" : "");
 }
 
@@ -140,7 +140,8 @@ static size_t put_text(char *to, const struct request_param *q)
 	}
 }
 
-static enum pg_param_error measure(const struct request *r, size_t *text, size_t *bytes, unsigned *bad)
+static enum pg_param_error measure(
+	const struct request *r, size_t *text, size_t *bytes, unsigned *bad)
 {
 	*text = 0;
 	*bytes = 0;

@@ -2,8 +2,8 @@
 /*
  * pg_param.h - parameters of a request in the form that libpq sends.
  *
- * All types but BLOB travel as text of unspecified type, so that PostgreSQL infers the type from the
- * statement as it does for a quoted literal; BLOB travels as bytea in binary.
+ * All types but BLOB travel as text of unspecified type, so that PostgreSQL infers the type from
+ * the statement as it does for a quoted literal; BLOB travels as bytea in binary.
  *
  *   BOOL       true, false
  *   INT64      decimal
@@ -45,7 +45,8 @@ enum pg_param_error {
 };
 
 /* BLOBs stay where they are: the request's body must live until the statement was sent. */
-enum pg_param_error pg_params_set(struct pg_params *p, const struct request *r, unsigned *bad) must_use;
+enum pg_param_error pg_params_set(
+	struct pg_params *p, const struct request *r, unsigned *bad) must_use;
 /* After sending: give back what one large statement took. */
 void pg_params_trim(struct pg_params *p);
 void pg_params_finish(struct pg_params *p);

@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* -- the FIFO ------------------------------------------------------------------------------------ */
+/* -- the FIFO ---------------------------------------------------------------------------------- */
 
 static unsigned steps_count(const struct pg_conn *pg)
 {
@@ -80,7 +80,7 @@ struct request *pg_head_request(const struct pg_conn *pg)
 	return cds_list_first_entry(&pg->c->inflight, struct request, link);
 }
 
-/* -- sending ------------------------------------------------------------------------------------- */
+/* -- sending ----------------------------------------------------------------------------------- */
 
 static bool put_sync(struct pg_conn *pg, struct pg_step step)
 {
@@ -124,8 +124,7 @@ static bool put_deallocate(struct pg_conn *pg, struct pg_key key)
 static void put_fail(struct pg_conn *pg, enum pg_param_error e, unsigned param)
 {
 	push(pg, true,
-		(struct pg_step){
-			.kind = PG_STEP_FAIL, .param_error = (uint8_t)e, .param = param});
+		(struct pg_step){.kind = PG_STEP_FAIL, .param_error = (uint8_t)e, .param = param});
 }
 
 /* No transaction is open when what is sent now arrives. */
@@ -135,7 +134,7 @@ static bool surely_idle(const struct pg_conn *pg, const struct request *r, unsig
 	       (steps_count(pg) == 0 && PQtransactionStatus(pg->pq) == PQTRANS_IDLE);
 }
 
-/* -- the session's read-only mode ---------------------------------------------------------------- */
+/* -- the session's read-only mode -------------------------------------------------------------- */
 
 static bool put_readonly_mode(struct pg_conn *pg, bool on)
 {
@@ -148,7 +147,7 @@ static bool put_readonly_mode(struct pg_conn *pg, bool on)
 		   : "RESET default_transaction_read_only");
 }
 
-/* -- statements ---------------------------------------------------------------------------------- */
+/* -- statements -------------------------------------------------------------------------------- */
 
 /* How a statement is going to run. */
 struct plan {
@@ -161,7 +160,8 @@ struct plan {
  * A text that was seen once is not worth preparing.  Makes room and removes a stale namesake, which
  * must happen in front of everything else of the batch.
  */
-static bool plan_statement(struct pg_conn *pg, const struct request *r, bool idle, struct plan *plan)
+static bool plan_statement(
+	struct pg_conn *pg, const struct request *r, bool idle, struct plan *plan)
 {
 	enum pg_found found;
 
@@ -203,8 +203,9 @@ static bool put_statement(struct pg_conn *pg, const struct request *r, const str
 	}
 	pg_prepared_name(plan->key, name);
 	if (plan->prepare) {
-		if (!push(pg, PQsendPrepare(pg->pq, name, r->stmt->text, types != NULL ? n : 0,
-				      types) == 1,
+		if (!push(pg,
+			    PQsendPrepare(
+				    pg->pq, name, r->stmt->text, types != NULL ? n : 0, types) == 1,
 			    (struct pg_step){.kind = PG_STEP_PREPARE, .key = plan->key})) {
 			return false;
 		}
@@ -337,8 +338,8 @@ static void send_copy(struct pg_conn *pg, unsigned begin)
 	char sql[80];
 
 	if (!put_readonly_mode(pg, false) ||
-		(begin != 0 && !put_preamble(pg, PG_STEP_BEGIN,
-				       begin_command(begin, sql, sizeof(sql))))) {
+		(begin != 0 &&
+			!put_preamble(pg, PG_STEP_BEGIN, begin_command(begin, sql, sizeof(sql))))) {
 		return;
 	}
 	push(pg, true, (struct pg_step){.kind = PG_STEP_COPY});
@@ -391,7 +392,7 @@ void pg_repeat(struct pg_conn *pg, struct request *r, const struct pg_step *step
 	send_exec(pg, r, begin);
 }
 
-/* -- reset --------------------------------------------------------------------------------------- */
+/* -- reset ------------------------------------------------------------------------------------- */
 
 /* DISCARD ALL refuses to run in a transaction, also in an implicit one with something before it. */
 void pg_reset(struct conn *c, unsigned what)

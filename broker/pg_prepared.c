@@ -30,7 +30,8 @@ struct pg_prepared {
 
 static uint32_t *bucket_of(const struct pg_prepared *p, struct pg_key key)
 {
-	uint64_t h = (key.id ^ key.blobs * UINT64_C(0x9e3779b97f4a7c15)) * UINT64_C(0xff51afd7ed558ccd);
+	uint64_t h =
+		(key.id ^ key.blobs * UINT64_C(0x9e3779b97f4a7c15)) * UINT64_C(0xff51afd7ed558ccd);
 
 	return &p->bucket[(h >> 32) & p->mask];
 }

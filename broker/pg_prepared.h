@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * pg_prepared.h - which statements one PostgreSQL connection has prepared, least recently used first.
+ * pg_prepared.h - which statements one PostgreSQL connection has prepared, least recently used
+ * first.
  *
- * A key is a statement's id and the set of its parameters that were declared bytea: another set makes
- * another prepared statement, since PostgreSQL settles the types of parameters when it prepares, and
- * a worker must not get the types another worker's values suggested.
+ * A key is a statement's id and the set of its parameters that were declared bytea: another set
+ * makes another prepared statement, since PostgreSQL settles the types of parameters when it
+ * prepares, and a worker must not get the types another worker's values suggested.
  *
  * Fixed size, no allocation after create.  I/O thread only.
  */

@@ -6,8 +6,8 @@
  * commits at the Sync, and a deferred constraint or the disk may still object.
  *
  * Rows are handed on one by one out of libpq's PGresult.  When the worker's arena is full the
- * PGresult is kept and the socket is not read until resume(): what is buffered is one read of libpq,
- * whatever the size of the result.
+ * PGresult is kept and the socket is not read until resume(): what is buffered is one read of
+ * libpq, whatever the size of the result.
  */
 #include "pg.h"
 
@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* -- the head request's answer ------------------------------------------------------------------- */
+/* -- the head request's answer ----------------------------------------------------------------- */
 
 void pg_answer_clear(struct pg_conn *pg)
 {
@@ -42,7 +42,7 @@ void pg_set_error(struct pg_conn *pg, PGresult *res)
 	}
 }
 
-/* -- rows ---------------------------------------------------------------------------------------- */
+/* -- rows -------------------------------------------------------------------------------------- */
 
 static uint8_t cell_type_of(Oid type)
 {
@@ -174,8 +174,7 @@ static bool deliver(struct pg_conn *pg)
 	struct request *r = pg_head_request(pg);
 
 	if (pg->head_at < pg->head_len) {
-		pg->head_at += request_write(
-			r, pg->head + pg->head_at, pg->head_len - pg->head_at);
+		pg->head_at += request_write(r, pg->head + pg->head_at, pg->head_len - pg->head_at);
 		if (pg->head_at < pg->head_len) {
 			return false;
 		}
@@ -214,14 +213,15 @@ static void take_rows(struct pg_conn *pg, PGresult *res)
 	pg->blocked = !deliver(pg);
 }
 
-/* -- tags ---------------------------------------------------------------------------------------- */
+/* -- tags -------------------------------------------------------------------------------------- */
 
 static bool starts_with(const char *s, const char *prefix)
 {
 	return strncmp(s, prefix, strlen(prefix)) == 0;
 }
 
-/* Tags of commands that leave something in the session.  SET CONSTRAINTS ends with its transaction. */
+/* Tags of commands that leave something in the session.  SET CONSTRAINTS ends with its transaction.
+ */
 static bool is_dirt(const char *tag)
 {
 	static const char *const tags[] = {"SET", "RESET", "LISTEN", "UNLISTEN", "PREPARE",
@@ -277,10 +277,10 @@ void pg_note_tag(struct pg_conn *pg, const struct request *r, PGresult *res)
 	}
 	tuples = PQcmdTuples(res);
 	pg->affected = tuples[0] != '\0' ? strtoull(tuples, NULL, 10)
-					: pg->nrows + (uint64_t)PQntuples(res);
+					 : pg->nrows + (uint64_t)PQntuples(res);
 }
 
-/* -- errors -------------------------------------------------------------------------------------- */
+/* -- errors ------------------------------------------------------------------------------------ */
 
 /* The server ends the connection and says why. */
 void pg_note_fatal(struct pg_conn *pg, const PGresult *res)
@@ -296,8 +296,8 @@ void pg_note_fatal(struct pg_conn *pg, const PGresult *res)
 /*
  * FATAL in place of the head request's answer.  Up to the statement's own result it is certain that
  * it had no effect; with COMMIT, or after the result (the implicit commit), it is not.  What is in
- * flight behind it was never run, the core learns that from conn_closed.  Declared reads are left to
- * the core, which may repeat them.
+ * flight behind it was never run, the core learns that from conn_closed.  Declared reads are left
+ * to the core, which may repeat them.
  */
 static void fail_by_fatal(struct pg_conn *pg, const struct pg_step *s, const PGresult *res)
 {
@@ -388,7 +388,7 @@ static void take_error(struct pg_conn *pg, struct pg_step *s, PGresult *res)
 	PQclear(res);
 }
 
-/* -- the end of a request ------------------------------------------------------------------------ */
+/* -- the end of a request ---------------------------------------------------------------------- */
 
 /* Everything before it is answered: what the server says of the transaction now. */
 static enum conn_tx tx_now(struct pg_conn *pg)
@@ -485,7 +485,8 @@ static void end_request(struct pg_conn *pg, const struct pg_step *s)
 	}
 	pg_step_pop(pg);
 	if (alone && !last && pg->c->tx != CONN_TX_IDLE) {
-		/* What is behind it runs inside a transaction nobody asked for: none of it may count. */
+		/* What is behind it runs inside a transaction nobody asked for: none of it may
+		 * count. */
 		pg->fatal = true;
 		pg_break(pg, "a statement left a transaction open on a shared connection");
 	}
@@ -539,7 +540,7 @@ static void take_sync(struct pg_conn *pg, struct pg_step *s)
 	}
 }
 
-/* -- steps --------------------------------------------------------------------------------------- */
+/* -- steps ------------------------------------------------------------------------------------- */
 
 static bool is_sync(const struct pg_step *s)
 {
@@ -627,7 +628,8 @@ static void fail_unsent(struct pg_conn *pg, const struct pg_step *s)
 	switch (s->param_error) {
 	case PG_PARAM_NUL:
 		if (s->param == 0) {
-			snprintf(text, sizeof(text), "the statement's text contains a NUL character");
+			snprintf(text, sizeof(text),
+				"the statement's text contains a NUL character");
 		} else {
 			snprintf(text, sizeof(text),
 				"parameter $%u: text contains a NUL character, which PostgreSQL "
@@ -640,7 +642,8 @@ static void fail_unsent(struct pg_conn *pg, const struct pg_step *s)
 			.message = "the parameters are larger than a message to PostgreSQL can be"};
 		break;
 	default:
-		f = (struct failure){.code = FAIL_MEMORY, .message = "out of memory", .retry_safe = true};
+		f = (struct failure){
+			.code = FAIL_MEMORY, .message = "out of memory", .retry_safe = true};
 	}
 	pg_step_pop(pg);
 	pg->c->tx = tx_now(pg);

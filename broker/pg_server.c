@@ -40,7 +40,7 @@ __attribute__((format(printf, 2, 3))) static int complain(struct report *rep, co
 	return -1;
 }
 
-/* -- options ------------------------------------------------------------------------------------- */
+/* -- options ----------------------------------------------------------------------------------- */
 
 static PQconninfoOption *find_option(PQconninfoOption *all, const char *keyword)
 {
@@ -107,7 +107,8 @@ static void append(char *text, size_t size, const char *s, size_t len)
 	snprintf(text + at, size - at, "%.*s", (int)len, s);
 }
 
-/* Copy a complaint of libpq without what it quotes, unless that is the name of an unknown option. */
+/* Copy a complaint of libpq without what it quotes, unless that is the name of an unknown option.
+ */
 static void copy_masked(const char *message, char *text, size_t size)
 {
 	bool names_option = strncmp(message, "invalid connection option", 25) == 0 ||
@@ -201,13 +202,15 @@ static int check_options(struct report *rep, PQconninfoOption *all, const struct
 	if (option_value(all, "replication")[0] != '\0') {
 		return complain(rep, "option url: replication is not for a pool, leave it out");
 	}
-	if (pool->passfile != NULL && pool->passfile[0] != '\0' && access(pool->passfile, R_OK) != 0) {
-		return complain(rep, "pool %s: option passfile: %s: %m", pool->name, pool->passfile);
+	if (pool->passfile != NULL && pool->passfile[0] != '\0' &&
+		access(pool->passfile, R_OK) != 0) {
+		return complain(
+			rep, "pool %s: option passfile: %s: %m", pool->name, pool->passfile);
 	}
 	return 0;
 }
 
-/* -- hosts --------------------------------------------------------------------------------------- */
+/* -- hosts ------------------------------------------------------------------------------------- */
 
 static unsigned count_entries(const char *list)
 {
@@ -259,7 +262,8 @@ static int set_host(struct report *rep, struct pg_host *h, const char *hosts, co
 		return complain(rep, "out of memory");
 	}
 	if (!is_port(h->port)) {
-		return complain(rep, "option url: port: %s is not a number from 1 to 65535", h->port);
+		return complain(
+			rep, "option url: port: %s is not a number from 1 to 65535", h->port);
 	}
 	h->resolve = h->hostaddr[0] == '\0' && h->host[0] != '\0' && h->host[0] != '/' &&
 		     h->host[0] != '@' && !is_numeric(h->host);
@@ -279,8 +283,9 @@ static int set_hosts(struct report *rep, struct pg_server *s, PQconninfoOption *
 	}
 	n = n == 0 ? 1 : n;
 	if (nports > 1 && nports != n) {
-		return complain(rep, "option url: port lists %u ports for %u hosts; give one or as many",
-			nports, n);
+		return complain(rep,
+			"option url: port lists %u ports for %u hosts; give one or as many", nports,
+			n);
 	}
 	s->hosts = calloc(n, sizeof(*s->hosts));
 	if (s->hosts == NULL) {
@@ -295,7 +300,7 @@ static int set_hosts(struct report *rep, struct pg_server *s, PQconninfoOption *
 	return 0;
 }
 
-/* -- the rest ------------------------------------------------------------------------------------ */
+/* -- the rest ---------------------------------------------------------------------------------- */
 
 static int set_rest(struct report *rep, struct pg_server *s, PQconninfoOption *all)
 {
@@ -347,8 +352,8 @@ static int fill(struct report *rep, struct pg_server *s, const struct config_ser
 	return rc;
 }
 
-int pg_server_open(struct io *io, const struct config_server *server, const struct config_pool *pool,
-	void **priv, char *err, size_t errlen)
+int pg_server_open(struct io *io, const struct config_server *server,
+	const struct config_pool *pool, void **priv, char *err, size_t errlen)
 {
 	struct report rep = {server->name, err, errlen};
 	struct pg_server *s = calloc(1, sizeof(*s));

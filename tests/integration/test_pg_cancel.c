@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_pg_cancel.c - deadlines and cancels on PostgreSQL: they end what they are meant for, whatever
- * state it is in, and nothing else.
+ * test_pg_cancel.c - deadlines and cancels on PostgreSQL: they end what they are meant for,
+ * whatever state it is in, and nothing else.
  */
 #include "pg_case.h"
 #include "spawn.h"
@@ -26,8 +26,11 @@ static void test_cancel(struct pg_case *t)
 	int rc;
 
 	is_int(broker_submit(t->b, "SELECT pg_sleep(60)", 0, NULL, NULL, &ticket), 0, "submit");
-	ok(wait_until(pg_int(t->pg, "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND "
-				    "query LIKE 'SELECT pg_sleep%%'") == 1, 10000), "it runs");
+	ok(wait_until(
+		   pg_int(t->pg, "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND "
+				 "query LIKE 'SELECT pg_sleep%%'") == 1,
+		   10000),
+		"it runs");
 	is_int(broker_cancel(t->b, ticket), 0, "cancel");
 	rc = broker_collect(t->b, ticket, 10000, NULL, NULL);
 	is_int(rc, BROKER_E_CANCELLED, "it is cancelled");
@@ -67,22 +70,29 @@ static void test_dead_worker(struct pg_case *t)
 		struct broker_lease *l;
 
 		(void)!broker_begin(b, NULL, &l);
-		(void)!case_run(b, &(struct broker_call){.lease = l}, "INSERT INTO kept VALUES (3)");
+		(void)!case_run(
+			b, &(struct broker_call){.lease = l}, "INSERT INTO kept VALUES (3)");
 		(void)!case_run(b, &(struct broker_call){.lease = l}, "INSERT INTO lk VALUES (1)");
 		_exit(0);
 	}
 	ok(wait_until(pg_int(t->pg, "SELECT count(*) FROM pg_stat_activity WHERE "
-				    "wait_event_type = 'Lock'") == 1, 10000), "a worker waits for a lock");
+				    "wait_event_type = 'Lock'") == 1,
+		   10000),
+		"a worker waits for a lock");
 	kill(child, SIGKILL);
 	spawn_wait(child, 10000, NULL);
-	ok(wait_until(pg_int(t->pg, "SELECT count(*) FROM pg_stat_activity WHERE application_name = "
-				    "'shmbroker' AND (state LIKE 'idle in%%' OR wait_event_type = 'Lock')")
-			== 0, 10000), "it dies, and its transaction with it");
+	ok(wait_until(
+		   pg_int(t->pg, "SELECT count(*) FROM pg_stat_activity WHERE application_name = "
+				 "'shmbroker' AND (state LIKE 'idle in%%' OR wait_event_type = "
+				 "'Lock')") == 0,
+		   10000),
+		"it dies, and its transaction with it");
 	PQfinish(blocker);
 	is_str(case_text(t->b, NULL, "SELECT count(*) FROM kept", 0, NULL), "2", "without a trace");
 }
 
-/* Cancels at random moments, on few connections, next to statements of others that must not be hit. */
+/* Cancels at random moments, on few connections, next to statements of others that must not be hit.
+ */
 static void test_strangers(struct pg_case *t)
 {
 	struct broker *others[4];
@@ -97,11 +107,13 @@ static void test_strangers(struct pg_case *t)
 		int rc;
 
 		if (broker_submit(t->b, "SELECT pg_sleep(0.002)", 0, NULL,
-			    &(struct broker_call){.flags = round % 2 ? BROKER_READONLY : 0}, &victim) < 0) {
+			    &(struct broker_call){.flags = round % 2 ? BROKER_READONLY : 0},
+			    &victim) < 0) {
 			ok(false, "submit: %s", broker_error(t->b)->message);
 		}
 		for (int i = 0; i < 4; i++) {
-			if (broker_submit(others[i], i % 2 ? "SELECT pg_sleep(0.001)" : "SELECT 1", 0, NULL,
+			if (broker_submit(others[i], i % 2 ? "SELECT pg_sleep(0.001)" : "SELECT 1",
+				    0, NULL,
 				    &(struct broker_call){.flags = i < 2 ? BROKER_READONLY : 0},
 				    &ticket[i]) < 0) {
 				ok(false, "submit: %s", broker_error(others[i])->message);
@@ -118,9 +130,47 @@ static void test_strangers(struct pg_case *t)
 		done += rc == 0;
 	}
 	is_int(hit, 0, "no stranger was hit");
-	is_int(cancelled + done, 300, "each was cancelled (%u) or was faster (%u)", cancelled, done);
+	is_int(cancelled + done, 300, "each was cancelled (%u) or was faster (%u)", cancelled,
+		done);
 	ok(cancelled > 0, "some were cancelled");
 	for (int i = 0; i < 4; i++) {
+		broker_detach(&others[i]);
+	}
+}
+
+/* A server that hangs takes cancels and does not act on them: nobody waits for it. */
+static void test_frozen(struct pg_case *t)
+{
+	struct broker *others[12];
+	uint64_t ticket[12];
+	int64_t before = wait_clock_ms();
+	struct broker_call call = {.timeout_ms = 300};
+
+	for (int i = 0; i < 12; i++) {
+		others[i] = case_attach(t->proc);
+	}
+	pg_freeze(t->pg);
+	for (int i = 0; i < 12; i++) {
+		is_int(broker_submit(others[i], "INSERT INTO kept VALUES (9)", 0, NULL, &call,
+			       &ticket[i]),
+			0, "submit to a server that hangs");
+	}
+	for (int i = 0; i < 12; i++) {
+		int rc = broker_collect(others[i], ticket[i], 10000, NULL, NULL);
+
+		ok(rc == BROKER_E_TIMEOUT || rc == BROKER_E_OUTCOME_UNKNOWN, "it is given up: %d",
+			rc);
+	}
+	ok(wait_clock_ms() - before < 5000, "in time");
+	pg_thaw(t->pg);
+	call.timeout_ms = 20000;
+	for (int i = 0; i < 50; i++) {
+		if (case_run(others[i % 12], &call, "SELECT 1") < 0) {
+			ok(false, "%s", broker_error(others[i % 12])->message);
+		}
+	}
+	ok(true, "what comes afterwards is not hit");
+	for (int i = 0; i < 12; i++) {
 		broker_detach(&others[i]);
 	}
 }
@@ -136,8 +186,10 @@ static void test_cancel_copy(struct pg_case *t)
 	call.timeout_ms = 300;
 	is_int(broker_copy_in(t->b, "COPY kept FROM STDIN", &call, &c), 0, "COPY in");
 	is_int(broker_copy_write(c, "5\n", 2), 0, "a row");
-	ok(wait_until(pg_int(t->pg, "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND "
-				    "query LIKE 'COPY%%'") == 0, 10000),
+	ok(wait_until(
+		   pg_int(t->pg, "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND "
+				 "query LIKE 'COPY%%'") == 0,
+		   10000),
 		"a deadline passes while the server waits for data");
 	is_int(broker_copy_end(&c, NULL, NULL), BROKER_E_TIMEOUT, "the worker learns it");
 	call.timeout_ms = 0;
@@ -161,6 +213,7 @@ int main(void)
 	test_dead_worker(&t);
 	test_strangers(&t);
 	test_cancel_copy(&t);
+	test_frozen(&t);
 	case_end(&t);
 	return done_testing();
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * test_pg_lost.c - PostgreSQL connections that end or cannot be made: killed while idle, while a
- * statement runs, in a transaction, with the whole server; refused, wrong password, no such database,
- * a host that does not answer.  Says who is told what.
+ * statement runs, in a transaction, with the whole server; refused, wrong password, no such
+ * database, a host that does not answer.  Says who is told what.
  */
 #include "pg_case.h"
 #include "spawn.h"
@@ -16,7 +16,8 @@ static const struct broker_call readonly = {.flags = BROKER_READONLY};
 
 static int64_t backends(struct pg_cluster *pg)
 {
-	return pg_int(pg, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'shmbroker'");
+	return pg_int(
+		pg, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'shmbroker'");
 }
 
 static void kill_backends(struct pg_cluster *pg)
@@ -27,8 +28,11 @@ static void kill_backends(struct pg_cluster *pg)
 
 static bool runs(struct pg_cluster *pg, const char *query)
 {
-	return pg_int(pg, "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE "
-			  "'%s%%' AND application_name = 'shmbroker'", query) > 0;
+	return pg_int(pg,
+		       "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query "
+		       "LIKE "
+		       "'%s%%' AND application_name = 'shmbroker'",
+		       query) > 0;
 }
 
 static void test_idle(struct pg_case *t)
@@ -55,7 +59,8 @@ static void test_running(struct pg_case *t)
 	is_int(broker_error(t->b)->outcome, BROKER_NOT_DONE, "known not done");
 	ok(broker_error(t->b)->retry_safe, "and may be sent again");
 
-	is_int(broker_submit(t->b, "SELECT pg_sleep(0.5)", 0, NULL, &readonly, &ticket), 0, "a read");
+	is_int(broker_submit(t->b, "SELECT pg_sleep(0.5)", 0, NULL, &readonly, &ticket), 0,
+		"a read");
 	ok(wait_until(runs(t->pg, "SELECT pg_sleep(0.5)"), 10000), "runs");
 	kill_backends(t->pg);
 	is_int(broker_collect(t->b, ticket, 10000, NULL, NULL), 0, "is repeated by the broker");
@@ -74,7 +79,8 @@ static void test_transaction(struct pg_case *t)
 	ok(case_run(t->b, &call, "INSERT INTO lost VALUES (2)") < 0, "its connection is killed");
 	ok(broker_commit(&l, 0) < 0, "it cannot be committed");
 	is_int(broker_error(t->b)->outcome, BROKER_NOT_DONE, "known not done");
-	is_str(case_text(t->b, &readonly, "SELECT count(*) FROM lost", 0, NULL), "0", "nothing stays");
+	is_str(case_text(t->b, &readonly, "SELECT count(*) FROM lost", 0, NULL), "0",
+		"nothing stays");
 }
 
 /* The whole server goes and comes back. */
@@ -99,7 +105,7 @@ static void refuse(const char *url, const char *setting, const char *reason)
 	struct broker_proc *p = broker_spawn(args, false);
 
 	ok(wait_until(broker_log_count(p, reason) > 0, 10000), "the log says: %s", reason);
-	broker_free(&p);
+	is_int(broker_free(&p), 0, "it ends well");
 	free(where);
 	free(socket);
 }
@@ -131,9 +137,11 @@ static void test_refused(struct pg_case *t)
 	refuse(url, NULL, "role \"nobody\" does not exist");
 	free(url);
 	refuse("postgresql://127.0.0.1:1/x", NULL, "Connection refused");
-	refuse("postgresql://no-such-host.invalid/x", NULL, "no-such-host.invalid cannot be resolved");
+	refuse("postgresql://no-such-host.invalid/x", NULL,
+		"no-such-host.invalid cannot be resolved");
 	url = scratch_format("host=127.0.0.1 port=%d user=postgres", silent_port(&fd, &filler));
-	refuse(url, "server local.connect_timeout=300ms", "connect_timeout: no connection within 300 ms");
+	refuse(url, "server local.connect_timeout=300ms",
+		"connect_timeout: no connection within 300 ms");
 	free(url);
 	close(fd);
 	close(filler);

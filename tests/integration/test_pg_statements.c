@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_pg_statements.c - automatic prepared statements, the read-only guard, errors, transactions and
- * what they leave in the session, on one PostgreSQL connection.
+ * test_pg_statements.c - automatic prepared statements, the read-only guard, errors, transactions
+ * and what they leave in the session, on one PostgreSQL connection.
  */
 #include "pg_case.h"
 
@@ -21,7 +21,8 @@ static const char *prepared(struct broker *b)
 static int64_t count_prepared(struct broker *b)
 {
 	return atoi(case_text(b, NULL,
-		"SELECT count(*) FROM pg_prepared_statements WHERE statement NOT LIKE '%pg_prepared%'",
+		"SELECT count(*) FROM pg_prepared_statements WHERE statement NOT LIKE "
+		"'%pg_prepared%'",
 		0, NULL));
 }
 
@@ -72,15 +73,16 @@ static void test_schema_change(struct broker *b)
 		"a column becomes text");
 	is_str(case_text(b, &readonly, sql, 1, V(broker_text("1"))), "1",
 		"nobody notices that the parameter was a number");
-	is_int(case_run(b, NULL, "ALTER TABLE shift ALTER COLUMN id TYPE bigint USING id::bigint"), 0,
-		"and a number again");
+	is_int(case_run(b, NULL, "ALTER TABLE shift ALTER COLUMN id TYPE bigint USING id::bigint"),
+		0, "and a number again");
 	is_int(broker_begin(b, NULL, &l), 0, "a transaction");
 	is_str(case_text(b, &(struct broker_call){.lease = l}, sql, 1, V(broker_int64(1))), "1",
 		"whose first statement meets the change");
 	is_int(broker_commit(&l, 0), 0, "commits");
 	is_int(case_run(b, NULL, "ALTER TABLE shift ADD COLUMN x int"), 0, "another column");
 	is_int(broker_begin(b, NULL, &l), 0, "a transaction");
-	is_int(case_run(b, &(struct broker_call){.lease = l}, "SELECT 1"), 0, "with a statement before");
+	is_int(case_run(b, &(struct broker_call){.lease = l}, "SELECT 1"), 0,
+		"with a statement before");
 	is_int(broker_exec(b, sql, 1, V(broker_int64(1)), &(struct broker_call){.lease = l}, NULL),
 		BROKER_E_DATABASE, "the change is reported");
 	is_str(case_sqlstate(b), "0A000", "as the server does");
@@ -133,8 +135,8 @@ static void test_readonly(struct broker *b)
 			"a write that is declared a read fails");
 		is_str(case_sqlstate(b), "25006", "with its code");
 		is_int(broker_error(b)->outcome, BROKER_NOT_DONE, "known not done");
-		is_str(case_text(b, &readonly, "SELECT count(*) FROM guard WHERE x = 1", 0, NULL), "0",
-			"a read does not");
+		is_str(case_text(b, &readonly, "SELECT count(*) FROM guard WHERE x = 1", 0, NULL),
+			"0", "a read does not");
 		is_int(case_run(b, NULL, "INSERT INTO guard VALUES (2)"), 0, "a write does not");
 	}
 	is_str(case_text(b, NULL, "SELECT count(*) FROM guard", 0, NULL), "3", "three writes");
@@ -164,7 +166,8 @@ static void test_readonly_lease(struct broker *b)
 	call.flags = 0;
 	is_int(case_run(b, &call, "INSERT INTO guard VALUES (6)"), 0, "and then writes again");
 	broker_release(&l);
-	is_str(case_text(b, NULL, "SELECT string_agg(x::text, ',') FROM guard WHERE x > 2", 0, NULL),
+	is_str(case_text(
+		       b, NULL, "SELECT string_agg(x::text, ',') FROM guard WHERE x > 2", 0, NULL),
 		"4,6", "what was written is there");
 }
 
@@ -175,7 +178,8 @@ static void test_transactions(struct broker *b)
 
 	is_int(case_run(b, NULL, "CREATE TABLE tx(x int UNIQUE DEFERRABLE INITIALLY DEFERRED)"), 0,
 		"create");
-	is_int(broker_begin(b, &(struct broker_call){.flags = BROKER_SERIALIZABLE}, &l), 0, "begin");
+	is_int(broker_begin(b, &(struct broker_call){.flags = BROKER_SERIALIZABLE}, &l), 0,
+		"begin");
 	call.lease = l;
 	is_str(case_text(b, &call, "SHOW transaction_isolation", 0, NULL), "serializable",
 		"with its isolation");
@@ -207,7 +211,8 @@ static void test_transactions(struct broker *b)
 
 	is_int(broker_begin(b, NULL, &l), 0, "begin");
 	call.lease = l;
-	is_int(case_run(b, &call, "INSERT INTO tx VALUES (1)"), 0, "a duplicate, to be found later");
+	is_int(case_run(b, &call, "INSERT INTO tx VALUES (1)"), 0,
+		"a duplicate, to be found later");
 	is_int(broker_commit(&l, 0), BROKER_E_DATABASE, "by the commit");
 	is_str(case_sqlstate(b), "23505", "with its code");
 	is_int(broker_error(b)->outcome, BROKER_NOT_DONE, "known not done");
@@ -215,8 +220,8 @@ static void test_transactions(struct broker *b)
 	is_int(case_run(b, NULL, "INSERT INTO tx VALUES (5)"), BROKER_E_DATABASE,
 		"a duplicate is found by the commit of a statement alone, too");
 	is_str(case_sqlstate(b), "23505", "with its code");
-	is_str(case_text(b, NULL, "SELECT string_agg(x::text, ',' ORDER BY x) FROM tx", 0, NULL), "1,5",
-		"what was committed is there");
+	is_str(case_text(b, NULL, "SELECT string_agg(x::text, ',' ORDER BY x) FROM tx", 0, NULL),
+		"1,5", "what was committed is there");
 }
 
 static void test_errors(struct broker *b)
@@ -295,8 +300,8 @@ int main(void)
 		skip("no PostgreSQL server is installed");
 		return done_testing();
 	}
-	t = case_start(NULL, (const char *const[]){"pool main.max_size=1", "pool main.max_prepared=5",
-				     NULL});
+	t = case_start(NULL,
+		(const char *const[]){"pool main.max_size=1", "pool main.max_prepared=5", NULL});
 	test_prepare(t.b);
 	test_prepared_types(t.b);
 	test_schema_change(t.b);
@@ -308,7 +313,8 @@ int main(void)
 	test_errors(t.b);
 	test_dirt(&t);
 	test_local_settings(t.b);
-	is_int(pg_int(t.pg, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'shmbroker'"),
+	is_int(pg_int(t.pg, "SELECT count(*) FROM pg_stat_activity WHERE application_name = "
+			    "'shmbroker'"),
 		1, "one connection did all of it");
 	case_end(&t);
 	return done_testing();

@@ -13,7 +13,8 @@ static char *own_address(void)
 {
 	int pid = (int)getpid();
 
-	return scratch_format("127.%d.%d.%d", 1 + pid / 65536 % 200, pid / 256 % 256, pid % 254 + 1);
+	return scratch_format(
+		"127.%d.%d.%d", 1 + pid / 65536 % 200, pid / 256 % 256, pid % 254 + 1);
 }
 
 static void set_up(struct pg_cluster *pg)
@@ -37,7 +38,8 @@ static bool set_up_tls(struct pg_cluster *pg)
 	char *key = scratch_format("%s/server.key", pg_host(pg));
 	char *cert = scratch_format("%s/server.crt", pg_host(pg));
 	const char *const argv[] = {"sh", "-c",
-		"command -v openssl >/dev/null && umask 077 && openssl req -x509 -newkey rsa:2048 -nodes "
+		"command -v openssl >/dev/null && umask 077 && openssl req -x509 -newkey rsa:2048 "
+		"-nodes "
 		"-days 2 -subj /CN=test -keyout \"$0\" -out \"$1\" 2>/dev/null",
 		key, cert, NULL};
 	struct spawn opt = {.plain_user = true};
@@ -83,7 +85,8 @@ static void test_password(const char *address)
 static void test_hosts(const char *address)
 {
 	char *url = scratch_format(
-		"postgresql://postgres@no-such-host.invalid:5432,localhost:1,%s:5432/postgres?sslmode=disable",
+		"postgresql://postgres@no-such-host.invalid:5432,localhost:1,%s:5432/"
+		"postgres?sslmode=disable",
 		address);
 	struct broker_proc *p;
 	struct broker *b;
@@ -104,7 +107,8 @@ static void read_all(struct broker *b, int rows, int width)
 	struct broker_result *r;
 	int n = 0, rc;
 
-	snprintf(sql, sizeof(sql), "SELECT repeat('x', %d) FROM generate_series(1, %d)", width, rows);
+	snprintf(sql, sizeof(sql), "SELECT repeat('x', %d) FROM generate_series(1, %d)", width,
+		rows);
 	rc = broker_exec(b, sql, 0, NULL, &call, &r);
 	while (rc == 0 && broker_next(r) == 1) {
 		n++;
@@ -130,8 +134,8 @@ static void test_tls(struct pg_cluster *pg, const char *address)
 	for (int rows = 1; rows < 60; rows++) { /* ends of results at all places of TLS records */
 		read_all(b, rows, 801);
 	}
-	is_int(broker_exec(b, "SELECT pg_sleep(60)", 0, NULL, &(struct broker_call){.timeout_ms = 200},
-		       NULL),
+	is_int(broker_exec(b, "SELECT pg_sleep(60)", 0, NULL,
+		       &(struct broker_call){.timeout_ms = 200}, NULL),
 		BROKER_E_TIMEOUT, "a cancel goes through");
 	broker_detach(&b);
 	is_int(broker_free(&p), 0, "the broker ends well");

@@ -20,13 +20,15 @@ static void test_parameters(struct broker *b)
 	is_str(case_text(b, NULL, "SELECT $1::int4 + 1", 1, V(broker_int64(41))), "42", "int4");
 	is_str(case_text(b, NULL, "SELECT $1::float8", 1, V(broker_double(0.1))), "0.1",
 		"a double in its shortest form");
-	is_str(case_text(b, NULL, "SELECT $1::float8 = 5e-324", 1, V(broker_double(5e-324))), "true",
-		"smallest double");
+	is_str(case_text(b, NULL, "SELECT $1::float8 = 5e-324", 1, V(broker_double(5e-324))),
+		"true", "smallest double");
 	is_str(case_text(b, NULL, "SELECT $1::float8 = 'NaN'", 1, V(broker_double(NAN))), "true",
 		"not a number");
-	is_str(case_text(b, NULL, "SELECT $1::float8 = '-Infinity'", 1, V(broker_double(-INFINITY))),
+	is_str(case_text(
+		       b, NULL, "SELECT $1::float8 = '-Infinity'", 1, V(broker_double(-INFINITY))),
 		"true", "infinity");
-	is_str(case_text(b, NULL, "SELECT $1::numeric", 1, V(broker_double(1.5))), "1.5", "numeric");
+	is_str(case_text(b, NULL, "SELECT $1::numeric", 1, V(broker_double(1.5))), "1.5",
+		"numeric");
 	is_str(case_text(b, NULL, "SELECT $1", 1, V(broker_text("gr\xc3\xbc\xc3\x9f"))),
 		"gr\xc3\xbc\xc3\x9f", "text of no declared type");
 	is_str(case_text(b, NULL, "SELECT '[' || $1 || ']'", 1, V(broker_text(""))), "[]",
@@ -36,7 +38,8 @@ static void test_parameters(struct broker *b)
 	is_str(case_text(b, NULL, "SELECT encode($1, 'hex')", 1,
 		       V(broker_blob(bytes, sizeof(bytes)))),
 		"0001ff6100", "blob is bytea without a cast");
-	is_str(case_text(b, NULL, "SELECT length($1)", 1, V(broker_blob(NULL, 0))), "0", "empty blob");
+	is_str(case_text(b, NULL, "SELECT length($1)", 1, V(broker_blob(NULL, 0))), "0",
+		"empty blob");
 	is_str(case_text(b, NULL, "SELECT ($1::timestamptz AT TIME ZONE 'UTC')::text", 1,
 		       V(broker_timestamp(us))),
 		"2026-01-31 23:59:59.123456", "timestamp");
@@ -60,8 +63,8 @@ static void test_bad_parameters(struct broker *b)
 	is_int(broker_exec(b, "SELECT $1::int", 1, V(broker_text("x")), NULL, NULL),
 		BROKER_E_DATABASE, "what is no number is refused by the server");
 	is_str(case_sqlstate(b), "22P02", "with its code");
-	is_int(broker_exec(b, "SELECT $2::int", 1, V(broker_int64(1)), NULL, NULL), BROKER_E_DATABASE,
-		"too few parameters");
+	is_int(broker_exec(b, "SELECT $2::int", 1, V(broker_int64(1)), NULL, NULL),
+		BROKER_E_DATABASE, "too few parameters");
 	is_str(case_text(b, NULL, "SELECT 1", 0, NULL), "1", "the connection is as good as before");
 }
 
@@ -74,10 +77,12 @@ static void test_many_parameters(struct broker *b)
 	p += sprintf(p, "SELECT 0");
 	for (int i = 0; i < N; i++) {
 		v[i] = i % 3 == 2 ? broker_blob("abc", 3) : broker_int64(i);
-		p += i % 3 == 2 ? sprintf(p, "+length($%d)", i + 1) : sprintf(p, "+$%d::int", i + 1);
+		p += i % 3 == 2 ? sprintf(p, "+length($%d)", i + 1)
+				: sprintf(p, "+$%d::int", i + 1);
 	}
 	for (int round = 0; round < 3; round++) {
-		/* 0 + 1 + ... + 999 without every third, of which there are 333, and 3 for each of those */
+		/* 0 + 1 + ... + 999 without every third, of which there are 333, and 3 for each of
+		 * those */
 		is_str(case_text(b, NULL, sql, N, v), "333999", "a thousand parameters, round %d",
 			round);
 	}
@@ -117,7 +122,8 @@ static void test_results(struct broker *b)
 	size_t len;
 
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		is_str(case_text(b, NULL, cases[i].sql, 0, NULL), cases[i].text, "%s", cases[i].sql);
+		is_str(case_text(b, NULL, cases[i].sql, 0, NULL), cases[i].text, "%s",
+			cases[i].sql);
 		if (broker_exec(b, cases[i].sql, 0, NULL, NULL, &r) == 0) {
 			is_int(broker_next(r), 1, "a row");
 			is_int(broker_value_type(r, 0), (int)cases[i].type, "its type");
@@ -136,7 +142,8 @@ static void test_shapes(struct broker *b)
 	struct broker_result *r;
 	int64_t sum = 0, x;
 
-	is_int(broker_exec(b, "SELECT 1 AS a, 2 AS b WHERE false", 0, NULL, NULL, &r), 0, "no rows");
+	is_int(broker_exec(b, "SELECT 1 AS a, 2 AS b WHERE false", 0, NULL, NULL, &r), 0,
+		"no rows");
 	is_int(broker_columns(r), 2, "but columns");
 	is_str(broker_column_name(r, 1), "b", "with names");
 	is_int(broker_next(r), 0, "and an end");
@@ -153,13 +160,15 @@ static void test_shapes(struct broker *b)
 	broker_result_free(&r);
 
 	is_int(case_run(b, NULL, "CREATE TABLE shape(a int, b text)"), 0, "create");
-	is_int(broker_exec(b, "INSERT INTO shape SELECT g, 'x' FROM generate_series(1,5) g", 0, NULL,
-		       NULL, &r), 0, "insert");
+	is_int(broker_exec(b, "INSERT INTO shape SELECT g, 'x' FROM generate_series(1,5) g", 0,
+		       NULL, NULL, &r),
+		0, "insert");
 	is_int(broker_rows(r), 5, "counts what it wrote");
 	is_int(broker_columns(r), 0, "and returns nothing");
 	broker_result_free(&r);
-	is_int(broker_exec(b, "UPDATE shape SET b = 'y' WHERE a > 2 RETURNING a", 0, NULL, NULL, &r), 0,
-		"update returning");
+	is_int(broker_exec(
+		       b, "UPDATE shape SET b = 'y' WHERE a > 2 RETURNING a", 0, NULL, NULL, &r),
+		0, "update returning");
 	is_int(broker_next(r), 1, "returns rows");
 	while (broker_next(r) == 1) {
 	}
@@ -178,10 +187,11 @@ static void test_settings(struct broker *b)
 	is_str(case_text(b, NULL, "SHOW TimeZone", 0, NULL), "UTC", "time zone");
 	is_str(case_text(b, NULL, "SHOW client_encoding", 0, NULL), "UTF8", "encoding");
 	is_str(case_text(b, NULL, "SHOW application_name", 0, NULL), "shmbroker", "name");
-	is_str(case_text(b, NULL,
-		       "SELECT reset_val FROM pg_settings WHERE name = 'TimeZone'", 0, NULL),
+	is_str(case_text(b, NULL, "SELECT reset_val FROM pg_settings WHERE name = 'TimeZone'", 0,
+		       NULL),
 		"UTC", "RESET comes back to them");
-	is_str(case_text(b, NULL, "SHOW default_transaction_read_only", 0, NULL), "off", "writable");
+	is_str(case_text(b, NULL, "SHOW default_transaction_read_only", 0, NULL), "off",
+		"writable");
 }
 
 int main(void)
@@ -192,7 +202,8 @@ int main(void)
 		skip("no PostgreSQL server is installed");
 		return done_testing();
 	}
-	t = case_start((const char *const[]){"timezone=America/New_York", "datestyle=SQL, DMY", NULL},
+	t = case_start(
+		(const char *const[]){"timezone=America/New_York", "datestyle=SQL, DMY", NULL},
 		NULL);
 	test_parameters(t.b);
 	test_bad_parameters(t.b);
