@@ -17,7 +17,7 @@ static unsigned roles(void *priv, unsigned slot)
 
 static void flush(struct conn *c)
 {
-	struct pg_conn *pg = c->priv;
+	struct pg_backend *pg = c->priv;
 
 	if (pg == NULL || pg->phase != PG_OPEN || pg->broken) {
 		return;
@@ -41,7 +41,7 @@ static void flush(struct conn *c)
 
 static void resume(struct conn *c)
 {
-	struct pg_conn *pg = c->priv;
+	struct pg_backend *pg = c->priv;
 
 	if (pg != NULL && pg->blocked) {
 		pg->resumed = true;

@@ -25,12 +25,12 @@
  * to and including END belongs to the head of conn->inflight, which is why steps name no request:
  * the core may have put a substitute in its place.
  *
- * Life of struct pg_conn (phase; pg_set_phase is the only writer):
+ * Life of struct pg_backend (phase; pg_set_phase is the only writer):
  *
  *   RESOLVE --> CONNECT --> OPEN --> GONE     RESOLVE is skipped if there is nothing to resolve
  *      +-----------+-----------------^
  *
- * GONE: conn and pg_conn have parted; the memory stays until libuv has closed the handles.  All
+ * GONE: conn and pg_backend have parted; the memory stays until libuv has closed the handles.  All
  * callbacks into the core may end in close(), so after each one `pg->c == NULL` is looked at.
  *
  * I/O thread only, but for the inside of pg_cancel.c.
@@ -62,7 +62,7 @@ struct pg_host {
 
 struct pg_server {
 	bool open; /* the core has not closed it */
-	unsigned users; /* struct pg_conn that exist */
+	unsigned users; /* struct pg_backend that exist */
 	struct io *io;
 	char *name; /* of the [server] section, for the log */
 	uint64_t connect_timeout; /* milliseconds */
@@ -132,10 +132,11 @@ enum pg_cancel_state {
 	PG_CANCEL_SETTLING, /* SETTLE is in the FIFO */
 };
 
-/* Handle of the socket; apart from pg_conn since libpq may change the socket while it connects. */
+/* Handle of the socket; apart from pg_backend since libpq may change the socket while it connects.
+ */
 struct pg_socket {
 	uv_poll_t poll;
-	struct pg_conn *pg;
+	struct pg_backend *pg;
 	int fd;
 	int events; /* UV_READABLE | UV_WRITABLE that are polled */
 };
@@ -146,7 +147,7 @@ struct pg_targets {
 	unsigned count;
 };
 
-struct pg_conn {
+struct pg_backend {
 	struct conn *c; /* NULL: GONE */
 	struct pg_server *server;
 	PGconn *pq;
@@ -232,53 +233,53 @@ void pg_close(struct conn *c);
  * The connection cannot go on.  Reported to the core from the loop, never from inside this call.
  * why NULL: what libpq says.
  */
-void pg_break(struct pg_conn *pg, const char *why);
+void pg_break(struct pg_backend *pg, const char *why);
 /* Poll for what is wanted now; close the handle if libpq has closed the socket. */
-void pg_poll_update(struct pg_conn *pg);
+void pg_poll_update(struct pg_backend *pg);
 /* Send what libpq holds back.  Remembers to poll for writability. */
-void pg_send_out(struct pg_conn *pg);
+void pg_send_out(struct pg_backend *pg);
 /* What TLS holds back from poll(). */
-void pg_read_rest(struct pg_conn *pg);
+void pg_read_rest(struct pg_backend *pg);
 
 /* -- pg_pipeline.c ----------------------------------------------------------------------------- */
 
-struct pg_step *pg_step_head(struct pg_conn *pg);
-void pg_step_pop(struct pg_conn *pg);
-bool pg_step_is_last(const struct pg_conn *pg);
-struct request *pg_head_request(const struct pg_conn *pg);
+struct pg_step *pg_step_head(struct pg_backend *pg);
+void pg_step_pop(struct pg_backend *pg);
+bool pg_step_is_last(const struct pg_backend *pg);
+struct request *pg_head_request(const struct pg_backend *pg);
 
 void pg_start(struct conn *c, struct request *r, unsigned begin);
 void pg_reset(struct conn *c, unsigned what);
 bool pg_sets_locally(const struct statement *stmt);
 /* Send a Sync that nothing but `kind` waits for. */
-void pg_send_sync(struct pg_conn *pg, enum pg_step_kind kind);
+void pg_send_sync(struct pg_backend *pg, enum pg_step_kind kind);
 /* Run the head request once more, in front of nothing else.  step: its END. */
-void pg_repeat(struct pg_conn *pg, struct request *r, const struct pg_step *step);
+void pg_repeat(struct pg_backend *pg, struct request *r, const struct pg_step *step);
 
 /* -- pg_result.c ------------------------------------------------------------------------------- */
 
 /* Handle all that libpq has complete.  Reads nothing from the socket. */
-void pg_process(struct pg_conn *pg);
+void pg_process(struct pg_backend *pg);
 /* A command tag arrived: what it says of the session.  r may be NULL. */
-void pg_note_tag(struct pg_conn *pg, const struct request *r, PGresult *res);
+void pg_note_tag(struct pg_backend *pg, const struct request *r, PGresult *res);
 /* The server ends the connection and says why. */
-void pg_note_fatal(struct pg_conn *pg, const PGresult *res);
+void pg_note_fatal(struct pg_backend *pg, const PGresult *res);
 /* Forget the answer of the head request. */
-void pg_answer_clear(struct pg_conn *pg);
-void pg_set_error(struct pg_conn *pg, PGresult *res);
+void pg_answer_clear(struct pg_backend *pg);
+void pg_set_error(struct pg_backend *pg, PGresult *res);
 
 /* -- pg_copy.c --------------------------------------------------------------------------------- */
 
 /* PG_STEP_COPY is at the head: go on.  False: nothing to do for now. */
-bool pg_copy_advance(struct pg_conn *pg);
+bool pg_copy_advance(struct pg_backend *pg);
 /* Hand on what is left of the piece at hand.  False: the worker's arena is full. */
-bool pg_copy_deliver(struct pg_conn *pg);
+bool pg_copy_deliver(struct pg_backend *pg);
 bool pg_copy_take(struct conn *c, const void *data, size_t len);
 void pg_copy_end(struct conn *c, const char *error);
 /* Everything was sent. */
-void pg_copy_flushed(struct pg_conn *pg);
+void pg_copy_flushed(struct pg_backend *pg);
 /* The connection is lost: make libpq show what the server said last. */
-void pg_copy_lost(struct pg_conn *pg);
+void pg_copy_lost(struct pg_backend *pg);
 
 /* -- pg_cancel.c ------------------------------------------------------------------------------- */
 
@@ -286,11 +287,11 @@ struct pg_canceller *pg_canceller_create(struct io *io) must_use;
 void pg_canceller_close(struct pg_canceller *k);
 void pg_cancel(struct conn *c);
 /* A preamble has ended: send a cancel that was held. */
-void pg_cancel_release(struct pg_conn *pg);
+void pg_cancel_release(struct pg_backend *pg);
 /* COPY has ended: settle. */
-void pg_cancel_after_copy(struct pg_conn *pg);
+void pg_cancel_after_copy(struct pg_backend *pg);
 /* pg is GONE. */
-void pg_cancel_forget(struct pg_conn *pg);
+void pg_cancel_forget(struct pg_backend *pg);
 
 /* -- pg_error.c -------------------------------------------------------------------------------- */
 

@@ -34,7 +34,7 @@
 struct pg_cancel_job {
 	struct pg_cancel_job *next;
 	struct pg_canceller *canceller;
-	struct pg_conn *pg; /* NULL: nobody waits */
+	struct pg_backend *pg; /* NULL: nobody waits */
 #ifdef LIBPQ_HAS_ASYNC_CANCEL
 	PGcancelConn *cancel;
 #else
@@ -67,7 +67,7 @@ static void job_destroy(struct pg_cancel_job *j)
 	free(j);
 }
 
-static struct pg_cancel_job *job_create(struct pg_conn *pg)
+static struct pg_cancel_job *job_create(struct pg_backend *pg)
 {
 	struct pg_cancel_job *j = calloc(1, sizeof(*j));
 
@@ -161,7 +161,7 @@ static bool spawn(struct pg_cancel_job *j)
  * The cancel is with the server, or failed.  Settle behind whatever is in flight.  COPY is outside
  * the pipeline: settle when it has ended.
  */
-static void returned(struct pg_conn *pg, const struct pg_cancel_job *j)
+static void returned(struct pg_backend *pg, const struct pg_cancel_job *j)
 {
 	struct pg_step *s = pg_step_head(pg);
 
@@ -181,7 +181,7 @@ static void returned(struct pg_conn *pg, const struct pg_cancel_job *j)
 	pg_send_sync(pg, PG_STEP_SETTLE);
 }
 
-void pg_cancel_after_copy(struct pg_conn *pg)
+void pg_cancel_after_copy(struct pg_backend *pg)
 {
 	if (pg->cancel == PG_CANCEL_RETURNED) {
 		pg->cancel = PG_CANCEL_SETTLING;
@@ -302,7 +302,7 @@ static bool is_preamble(const struct pg_step *s)
 	}
 }
 
-static void launch(struct pg_conn *pg)
+static void launch(struct pg_backend *pg)
 {
 	struct pg_canceller *k = pg->server->canceller;
 	struct pg_cancel_job *j = job_create(pg);
@@ -321,7 +321,7 @@ static void launch(struct pg_conn *pg)
 
 void pg_cancel(struct conn *c)
 {
-	struct pg_conn *pg = c->priv;
+	struct pg_backend *pg = c->priv;
 	struct pg_step *s;
 
 	if (pg == NULL || pg->phase != PG_OPEN || pg->broken) {
@@ -342,7 +342,7 @@ void pg_cancel(struct conn *c)
 	launch(pg);
 }
 
-void pg_cancel_release(struct pg_conn *pg)
+void pg_cancel_release(struct pg_backend *pg)
 {
 	struct pg_step *s = pg_step_head(pg);
 
@@ -351,7 +351,7 @@ void pg_cancel_release(struct pg_conn *pg)
 	}
 }
 
-void pg_cancel_forget(struct pg_conn *pg)
+void pg_cancel_forget(struct pg_backend *pg)
 {
 	if (pg->cancel_job != NULL) {
 		pg->cancel_job->pg = NULL;

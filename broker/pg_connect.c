@@ -19,9 +19,9 @@
 #include <string.h>
 
 static void on_socket(uv_poll_t *h, int status, int events);
-static void resolve_next(struct pg_conn *pg);
+static void resolve_next(struct pg_backend *pg);
 
-static void pg_set_phase(struct pg_conn *pg, enum pg_phase phase)
+static void pg_set_phase(struct pg_backend *pg, enum pg_phase phase)
 {
 	check(phase > pg->phase || (phase == PG_RESOLVE && pg->phase == PG_RESOLVE));
 	pg->phase = phase;
@@ -37,7 +37,7 @@ static void targets_free(struct pg_targets *t)
 	*t = (struct pg_targets){0};
 }
 
-static void pg_put(struct pg_conn *pg)
+static void pg_put(struct pg_backend *pg)
 {
 	if (--pg->refs > 0) {
 		return;
@@ -58,7 +58,7 @@ static void on_poll_closed(uv_handle_t *h)
 	free(container_of((uv_poll_t *)h, struct pg_socket, poll));
 }
 
-static void socket_close(struct pg_conn *pg)
+static void socket_close(struct pg_backend *pg)
 {
 	if (pg->socket != NULL) {
 		pg->socket->pg = NULL;
@@ -69,7 +69,7 @@ static void socket_close(struct pg_conn *pg)
 
 static void on_timer_closed(uv_handle_t *h)
 {
-	struct pg_conn *pg = container_of((uv_timer_t *)h, struct pg_conn, timer);
+	struct pg_backend *pg = container_of((uv_timer_t *)h, struct pg_backend, timer);
 	struct conn *c = pg->closing;
 
 	pg_put(pg);
@@ -80,7 +80,7 @@ static void on_timer_closed(uv_handle_t *h)
 }
 
 /* Part from the core: nothing is called any more but what libuv owes us. */
-static void pg_part(struct pg_conn *pg)
+static void pg_part(struct pg_backend *pg)
 {
 	pg_set_phase(pg, PG_GONE);
 	pg->c = NULL;
@@ -99,7 +99,7 @@ static void pg_part(struct pg_conn *pg)
 
 void pg_close(struct conn *c)
 {
-	struct pg_conn *pg = c->priv;
+	struct pg_backend *pg = c->priv;
 
 	pg->closing = c;
 	pg_part(pg);
@@ -109,7 +109,7 @@ void pg_close(struct conn *c)
 /* -- losing ------------------------------------------------------------------------------------ */
 
 /* Report that the connection is gone.  From the loop only. */
-static void pg_lost(struct pg_conn *pg)
+static void pg_lost(struct pg_backend *pg)
 {
 	struct conn *c = pg->c;
 	char why[PG_TEXT_MAX];
@@ -130,7 +130,7 @@ static void pg_lost(struct pg_conn *pg)
 
 static void on_timer(uv_timer_t *h)
 {
-	struct pg_conn *pg = container_of(h, struct pg_conn, timer);
+	struct pg_backend *pg = container_of(h, struct pg_backend, timer);
 
 	if (!pg->broken) {
 		snprintf(pg->why, sizeof(pg->why),
@@ -142,7 +142,7 @@ static void on_timer(uv_timer_t *h)
 	pg_lost(pg);
 }
 
-void pg_break(struct pg_conn *pg, const char *why)
+void pg_break(struct pg_backend *pg, const char *why)
 {
 	if (pg->broken) {
 		return;
@@ -161,7 +161,7 @@ void pg_break(struct pg_conn *pg, const char *why)
 
 /* -- the socket -------------------------------------------------------------------------------- */
 
-static bool socket_open(struct pg_conn *pg, int fd)
+static bool socket_open(struct pg_backend *pg, int fd)
 {
 	struct pg_socket *s = calloc(1, sizeof(*s));
 
@@ -178,7 +178,7 @@ static bool socket_open(struct pg_conn *pg, int fd)
 	return true;
 }
 
-static void socket_poll(struct pg_conn *pg, int events)
+static void socket_poll(struct pg_backend *pg, int events)
 {
 	if (pg->socket == NULL || pg->socket->events == events) {
 		return;
@@ -191,7 +191,7 @@ static void socket_poll(struct pg_conn *pg, int events)
 	}
 }
 
-void pg_poll_update(struct pg_conn *pg)
+void pg_poll_update(struct pg_backend *pg)
 {
 	if (pg->phase != PG_OPEN) {
 		return;
@@ -203,7 +203,7 @@ void pg_poll_update(struct pg_conn *pg)
 	socket_poll(pg, (pg->blocked ? 0 : UV_READABLE) | (pg->want_write ? UV_WRITABLE : 0));
 }
 
-void pg_send_out(struct pg_conn *pg)
+void pg_send_out(struct pg_backend *pg)
 {
 	int rc = PQflush(pg->pq);
 
@@ -215,18 +215,18 @@ void pg_send_out(struct pg_conn *pg)
 }
 
 /* Bytes that TLS has decrypted and libpq has not taken: poll() does not see them. */
-static bool more_in_tls(const struct pg_conn *pg)
+static bool more_in_tls(const struct pg_backend *pg)
 {
 	return pg->ssl_pending != NULL && PQsocket(pg->pq) >= 0 && pg->ssl_pending(pg->ssl) > 0;
 }
 
 /* The server has gone, or has told us to go. */
-static bool is_over(const struct pg_conn *pg)
+static bool is_over(const struct pg_backend *pg)
 {
 	return pg->fatal || PQstatus(pg->pq) != CONNECTION_OK;
 }
 
-static void drop_notifies(struct pg_conn *pg)
+static void drop_notifies(struct pg_backend *pg)
 {
 	PGnotify *n;
 
@@ -235,7 +235,7 @@ static void drop_notifies(struct pg_conn *pg)
 	}
 }
 
-static void read_all(struct pg_conn *pg)
+static void read_all(struct pg_backend *pg)
 {
 	do {
 		if (PQconsumeInput(pg->pq) == 0) {
@@ -250,14 +250,14 @@ static void read_all(struct pg_conn *pg)
 	} while (!pg->blocked && more_in_tls(pg));
 }
 
-void pg_read_rest(struct pg_conn *pg)
+void pg_read_rest(struct pg_backend *pg)
 {
 	if (!pg->blocked && more_in_tls(pg)) {
 		read_all(pg);
 	}
 }
 
-static void on_open_socket(struct pg_conn *pg, int status, int events)
+static void on_open_socket(struct pg_backend *pg, int status, int events)
 {
 	if (events & UV_WRITABLE) {
 		pg_send_out(pg);
@@ -283,7 +283,7 @@ static void on_open_socket(struct pg_conn *pg, int status, int events)
 /* Notices; FATAL errors that arrive while nothing runs come this way too. */
 static void on_notice(void *arg, const PGresult *res)
 {
-	struct pg_conn *pg = arg;
+	struct pg_backend *pg = arg;
 	const char *message = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
 	const char *sqlstate = PQresultErrorField(res, PG_DIAG_SQLSTATE);
 
@@ -305,7 +305,7 @@ static void on_notice(void *arg, const PGresult *res)
  * OpenSSL itself is no dependency of ours: libpq brings it along.  Without the function (another
  * TLS library) nothing is ever reported as pending.
  */
-static void watch_tls(struct pg_conn *pg)
+static void watch_tls(struct pg_backend *pg)
 {
 	void *symbol;
 
@@ -317,7 +317,7 @@ static void watch_tls(struct pg_conn *pg)
 	memcpy(&pg->ssl_pending, &symbol, sizeof(symbol));
 }
 
-static void on_connected(struct pg_conn *pg)
+static void on_connected(struct pg_backend *pg)
 {
 	struct conn *c = pg->c;
 
@@ -335,14 +335,14 @@ static void on_connected(struct pg_conn *pg)
 	conn_ready(c);
 }
 
-static void connect_failed(struct pg_conn *pg)
+static void connect_failed(struct pg_backend *pg)
 {
 	pg->why[0] = '\0';
 	pg_break(pg, NULL);
 }
 
 /* Go on with connecting.  status: what libpq waited for is here. */
-static void connect_step(struct pg_conn *pg, PostgresPollingStatusType status)
+static void connect_step(struct pg_backend *pg, PostgresPollingStatusType status)
 {
 	int fd;
 
@@ -365,7 +365,7 @@ static void connect_step(struct pg_conn *pg, PostgresPollingStatusType status)
 	socket_poll(pg, status == PGRES_POLLING_WRITING ? UV_WRITABLE : UV_READABLE);
 }
 
-static void on_connect_socket(struct pg_conn *pg)
+static void on_connect_socket(struct pg_backend *pg)
 {
 	socket_poll(pg, 0);
 	connect_step(pg, PQconnectPoll(pg->pq));
@@ -389,7 +389,7 @@ static void on_socket(uv_poll_t *h, int status, int events)
 }
 
 /* The targets are known.  Runs inside connect() or from the resolver: no callback here. */
-static void start_connecting(struct pg_conn *pg)
+static void start_connecting(struct pg_backend *pg)
 {
 	const struct pg_server *s = pg->server;
 	unsigned n = s->noptions;
@@ -466,7 +466,7 @@ static bool add_resolved(struct pg_targets *t, const struct pg_host *h, const st
 
 static void on_resolved(uv_getaddrinfo_t *req, int status, struct addrinfo *list)
 {
-	struct pg_conn *pg = container_of(req, struct pg_conn, resolver);
+	struct pg_backend *pg = container_of(req, struct pg_backend, resolver);
 	const struct pg_host *h = &pg->server->hosts[pg->host];
 
 	pg->resolving = false;
@@ -488,7 +488,7 @@ static void on_resolved(uv_getaddrinfo_t *req, int status, struct addrinfo *list
 }
 
 /* Collect targets until a name has to be waited for; with the last one connecting starts. */
-static void resolve_next(struct pg_conn *pg)
+static void resolve_next(struct pg_backend *pg)
 {
 	static const struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
 	const struct pg_server *s = pg->server;
@@ -521,7 +521,7 @@ static void resolve_next(struct pg_conn *pg)
 void pg_connect(struct conn *c)
 {
 	struct pg_server *s = c->server_priv;
-	struct pg_conn *pg = calloc(1, sizeof(*pg));
+	struct pg_backend *pg = calloc(1, sizeof(*pg));
 	struct pg_prepared *prepared = pg_prepared_create(s->max_prepared);
 
 	/* Without memory for a few kilobytes nothing can be reported either. */

@@ -21,7 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void finish(struct pg_conn *pg, const struct failure *f)
+static void finish(struct pg_backend *pg, const struct failure *f)
 {
 	struct request *r = pg_head_request(pg);
 	uint64_t affected = pg->affected;
@@ -44,7 +44,7 @@ static void finish(struct pg_conn *pg, const struct failure *f)
 	PQclear(error); /* f's texts may be in it */
 }
 
-static void set_tx(struct pg_conn *pg)
+static void set_tx(struct pg_backend *pg)
 {
 	PGTransactionStatusType tx = PQtransactionStatus(pg->pq);
 
@@ -55,7 +55,7 @@ static void set_tx(struct pg_conn *pg)
 }
 
 /* All results are in. */
-static void conclude(struct pg_conn *pg)
+static void conclude(struct pg_backend *pg)
 {
 	struct request *r = pg_head_request(pg);
 	struct failure f;
@@ -81,7 +81,7 @@ static void conclude(struct pg_conn *pg)
 }
 
 /* Before anything is sent: what forbids it? */
-static bool refuse(struct pg_conn *pg, const struct request *r)
+static bool refuse(struct pg_backend *pg, const struct request *r)
 {
 	struct failure f = {.code = FAIL_ARGUMENT};
 
@@ -103,7 +103,7 @@ static bool refuse(struct pg_conn *pg, const struct request *r)
 	return true;
 }
 
-static bool send_copy(struct pg_conn *pg)
+static bool send_copy(struct pg_backend *pg)
 {
 	const struct request *r = pg_head_request(pg);
 
@@ -125,7 +125,7 @@ static bool send_copy(struct pg_conn *pg)
 
 /* -- results ----------------------------------------------------------------------------------- */
 
-static void begin_in(struct pg_conn *pg)
+static void begin_in(struct pg_backend *pg)
 {
 	struct request *r = pg_head_request(pg);
 
@@ -147,7 +147,7 @@ static void begin_in(struct pg_conn *pg)
 	request_copy_ready(r);
 }
 
-static void begin_out(struct pg_conn *pg)
+static void begin_out(struct pg_backend *pg)
 {
 	const struct request *r = pg_head_request(pg);
 
@@ -160,7 +160,7 @@ static void begin_out(struct pg_conn *pg)
 	pg->copy = PG_COPY_DRAIN;
 }
 
-static void take_error(struct pg_conn *pg, PGresult *res)
+static void take_error(struct pg_backend *pg, PGresult *res)
 {
 	if (PQresultErrorField(res, PG_DIAG_SQLSTATE) == NULL || pg_is_fatal(res)) {
 		if (pg_is_fatal(res)) {
@@ -174,7 +174,7 @@ static void take_error(struct pg_conn *pg, PGresult *res)
 }
 
 /* Takes res over. */
-static void take_result(struct pg_conn *pg, PGresult *res)
+static void take_result(struct pg_backend *pg, PGresult *res)
 {
 	switch (PQresultStatus(res)) {
 	case PGRES_COPY_IN:
@@ -202,7 +202,7 @@ static void take_result(struct pg_conn *pg, PGresult *res)
 
 /* -- data -------------------------------------------------------------------------------------- */
 
-bool pg_copy_deliver(struct pg_conn *pg)
+bool pg_copy_deliver(struct pg_backend *pg)
 {
 	struct request *r = pg_head_request(pg);
 
@@ -222,7 +222,7 @@ bool pg_copy_deliver(struct pg_conn *pg)
 }
 
 /* One piece, if libpq has one complete. */
-static bool drain(struct pg_conn *pg)
+static bool drain(struct pg_backend *pg)
 {
 	int n = PQgetCopyData(pg->pq, &pg->copy_data, 1);
 
@@ -242,7 +242,7 @@ static bool drain(struct pg_conn *pg)
 	return true;
 }
 
-bool pg_copy_advance(struct pg_conn *pg)
+bool pg_copy_advance(struct pg_backend *pg)
 {
 	PGresult *res;
 
@@ -271,7 +271,7 @@ bool pg_copy_advance(struct pg_conn *pg)
 
 bool pg_copy_take(struct conn *c, const void *data, size_t len)
 {
-	struct pg_conn *pg = c->priv;
+	struct pg_backend *pg = c->priv;
 
 	if (pg->copy != PG_COPY_FEED || pg->mute || pg->broken) {
 		return true; /* it has ended; its request tells why */
@@ -296,7 +296,7 @@ bool pg_copy_take(struct conn *c, const void *data, size_t len)
 
 void pg_copy_end(struct conn *c, const char *error)
 {
-	struct pg_conn *pg = c->priv;
+	struct pg_backend *pg = c->priv;
 
 	if (pg->copy != PG_COPY_FEED || pg->mute || pg->broken) {
 		return;
@@ -308,7 +308,7 @@ void pg_copy_end(struct conn *c, const char *error)
 	conn_want_flush(c);
 }
 
-void pg_copy_flushed(struct pg_conn *pg)
+void pg_copy_flushed(struct pg_backend *pg)
 {
 	if (pg->copy_full) {
 		pg->copy_full = false;
@@ -318,7 +318,7 @@ void pg_copy_flushed(struct pg_conn *pg)
 	}
 }
 
-void pg_copy_lost(struct pg_conn *pg)
+void pg_copy_lost(struct pg_backend *pg)
 {
 	if (pg->copy == PG_COPY_FEED) {
 		pg->copy = PG_COPY_SENT;

@@ -21,28 +21,28 @@
 
 /* -- the FIFO ---------------------------------------------------------------------------------- */
 
-static unsigned steps_count(const struct pg_conn *pg)
+static unsigned steps_count(const struct pg_backend *pg)
 {
 	return pg->steps_tail - pg->steps_head;
 }
 
-struct pg_step *pg_step_head(struct pg_conn *pg)
+struct pg_step *pg_step_head(struct pg_backend *pg)
 {
 	return steps_count(pg) > 0 ? &pg->steps[pg->steps_head & (pg->steps_cap - 1)] : NULL;
 }
 
-void pg_step_pop(struct pg_conn *pg)
+void pg_step_pop(struct pg_backend *pg)
 {
 	check(steps_count(pg) > 0);
 	pg->steps_head++;
 }
 
-bool pg_step_is_last(const struct pg_conn *pg)
+bool pg_step_is_last(const struct pg_backend *pg)
 {
 	return steps_count(pg) == 1;
 }
 
-static bool steps_grow(struct pg_conn *pg)
+static bool steps_grow(struct pg_backend *pg)
 {
 	unsigned cap = pg->steps_cap == 0 ? 32 : pg->steps_cap * 2, n = steps_count(pg);
 	struct pg_step *steps = malloc(cap * sizeof(*steps));
@@ -62,7 +62,7 @@ static bool steps_grow(struct pg_conn *pg)
 }
 
 /* A libpq call has queued something (sent), and this is what will be answered. */
-static bool push(struct pg_conn *pg, bool sent, struct pg_step step)
+static bool push(struct pg_backend *pg, bool sent, struct pg_step step)
 {
 	if (!sent || (steps_count(pg) == pg->steps_cap && !steps_grow(pg))) {
 		pg->mute = true;
@@ -72,7 +72,7 @@ static bool push(struct pg_conn *pg, bool sent, struct pg_step step)
 	return true;
 }
 
-struct request *pg_head_request(const struct pg_conn *pg)
+struct request *pg_head_request(const struct pg_backend *pg)
 {
 	if (cds_list_empty(&pg->c->inflight)) {
 		return NULL;
@@ -82,7 +82,7 @@ struct request *pg_head_request(const struct pg_conn *pg)
 
 /* -- sending ----------------------------------------------------------------------------------- */
 
-static bool put_sync(struct pg_conn *pg, struct pg_step step)
+static bool put_sync(struct pg_backend *pg, struct pg_step step)
 {
 #ifdef LIBPQ_HAS_SEND_PIPELINE_SYNC
 	return push(pg, PQsendPipelineSync(pg->pq) == 1, step);
@@ -91,7 +91,7 @@ static bool put_sync(struct pg_conn *pg, struct pg_step step)
 #endif
 }
 
-void pg_send_sync(struct pg_conn *pg, enum pg_step_kind kind)
+void pg_send_sync(struct pg_backend *pg, enum pg_step_kind kind)
 {
 	if (!pg->mute && !pg->broken) {
 		put_sync(pg, (struct pg_step){.kind = (uint8_t)kind});
@@ -99,19 +99,19 @@ void pg_send_sync(struct pg_conn *pg, enum pg_step_kind kind)
 	}
 }
 
-static bool put_command(struct pg_conn *pg, enum pg_step_kind kind, const char *sql)
+static bool put_command(struct pg_backend *pg, enum pg_step_kind kind, const char *sql)
 {
 	return push(pg, PQsendQueryParams(pg->pq, sql, 0, NULL, NULL, NULL, NULL, 0) == 1,
 		(struct pg_step){.kind = (uint8_t)kind});
 }
 
 /* A command with a Sync of its own: its failure is nobody else's. */
-static bool put_preamble(struct pg_conn *pg, enum pg_step_kind kind, const char *sql)
+static bool put_preamble(struct pg_backend *pg, enum pg_step_kind kind, const char *sql)
 {
 	return put_command(pg, kind, sql) && put_sync(pg, (struct pg_step){.kind = PG_STEP_SYNC});
 }
 
-static bool put_deallocate(struct pg_conn *pg, struct pg_key key)
+static bool put_deallocate(struct pg_backend *pg, struct pg_key key)
 {
 	char sql[PG_NAME_MAX + 16], name[PG_NAME_MAX];
 
@@ -121,14 +121,14 @@ static bool put_deallocate(struct pg_conn *pg, struct pg_key key)
 	return put_preamble(pg, PG_STEP_DEALLOCATE, sql);
 }
 
-static void put_fail(struct pg_conn *pg, enum pg_param_error e, unsigned param)
+static void put_fail(struct pg_backend *pg, enum pg_param_error e, unsigned param)
 {
 	push(pg, true,
 		(struct pg_step){.kind = PG_STEP_FAIL, .param_error = (uint8_t)e, .param = param});
 }
 
 /* No transaction is open when what is sent now arrives. */
-static bool surely_idle(const struct pg_conn *pg, const struct request *r, unsigned begin)
+static bool surely_idle(const struct pg_backend *pg, const struct request *r, unsigned begin)
 {
 	return r->lease == NULL || begin != 0 ||
 	       (steps_count(pg) == 0 && PQtransactionStatus(pg->pq) == PQTRANS_IDLE);
@@ -136,7 +136,7 @@ static bool surely_idle(const struct pg_conn *pg, const struct request *r, unsig
 
 /* -- the session's read-only mode -------------------------------------------------------------- */
 
-static bool put_readonly_mode(struct pg_conn *pg, bool on)
+static bool put_readonly_mode(struct pg_backend *pg, bool on)
 {
 	if (pg->readonly == on) {
 		return true;
@@ -161,7 +161,7 @@ struct plan {
  * must happen in front of everything else of the batch.
  */
 static bool plan_statement(
-	struct pg_conn *pg, const struct request *r, bool idle, struct plan *plan)
+	struct pg_backend *pg, const struct request *r, bool idle, struct plan *plan)
 {
 	enum pg_found found;
 
@@ -186,7 +186,7 @@ static bool plan_statement(
 	return true;
 }
 
-static bool put_statement(struct pg_conn *pg, const struct request *r, const struct plan *plan)
+static bool put_statement(struct pg_backend *pg, const struct request *r, const struct plan *plan)
 {
 	const struct pg_params *p = &pg->params;
 	const int *lengths = p->any_blob ? p->lengths : NULL;
@@ -225,7 +225,7 @@ static const char *begin_command(unsigned begin, char *buf, size_t size)
 	return buf;
 }
 
-static bool put_begin(struct pg_conn *pg, unsigned begin)
+static bool put_begin(struct pg_backend *pg, unsigned begin)
 {
 	char sql[80];
 
@@ -254,7 +254,7 @@ bool pg_sets_locally(const struct statement *stmt)
 	return false;
 }
 
-static void note_statement(struct pg_conn *pg, const struct request *r)
+static void note_statement(struct pg_backend *pg, const struct request *r)
 {
 	if ((r->stmt->traits & STMT_SUSPECT) && !pg_sets_locally(r->stmt)) {
 		pg->c->dirty = true;
@@ -268,7 +268,7 @@ static void note_statement(struct pg_conn *pg, const struct request *r)
  * What makes r harmless, or able to write, in front of it.  In a lease the session's mode is only
  * switched off, and only where no transaction is open: a rollback would undo the switch.
  */
-static bool put_guard(struct pg_conn *pg, const struct request *r, unsigned begin, bool idle)
+static bool put_guard(struct pg_backend *pg, const struct request *r, unsigned begin, bool idle)
 {
 	bool readonly = (r->flags & REQ_F_READONLY) != 0;
 
@@ -279,7 +279,7 @@ static bool put_guard(struct pg_conn *pg, const struct request *r, unsigned begi
 }
 
 /* The batch: everything that fails and succeeds with the statement. */
-static bool put_batch(struct pg_conn *pg, const struct request *r, unsigned begin, bool idle,
+static bool put_batch(struct pg_backend *pg, const struct request *r, unsigned begin, bool idle,
 	const struct plan *plan)
 {
 	bool readonly = (r->flags & REQ_F_READONLY) != 0;
@@ -294,7 +294,7 @@ static bool put_batch(struct pg_conn *pg, const struct request *r, unsigned begi
 	return put_statement(pg, r, plan);
 }
 
-static void send_exec(struct pg_conn *pg, struct request *r, unsigned begin)
+static void send_exec(struct pg_backend *pg, struct request *r, unsigned begin)
 {
 	bool idle;
 	enum pg_param_error e;
@@ -325,7 +325,7 @@ static void send_exec(struct pg_conn *pg, struct request *r, unsigned begin)
 	pg_params_trim(&pg->params);
 }
 
-static void send_command(struct pg_conn *pg, const char *sql)
+static void send_command(struct pg_backend *pg, const char *sql)
 {
 	if (put_command(pg, PG_STEP_QUERY, sql)) {
 		put_sync(pg, (struct pg_step){.kind = PG_STEP_END});
@@ -333,7 +333,7 @@ static void send_command(struct pg_conn *pg, const char *sql)
 }
 
 /* COPY itself is sent when everything in front of it was answered, see pg_copy.c. */
-static void send_copy(struct pg_conn *pg, unsigned begin)
+static void send_copy(struct pg_backend *pg, unsigned begin)
 {
 	char sql[80];
 
@@ -347,7 +347,7 @@ static void send_copy(struct pg_conn *pg, unsigned begin)
 
 void pg_start(struct conn *c, struct request *r, unsigned begin)
 {
-	struct pg_conn *pg = c->priv;
+	struct pg_backend *pg = c->priv;
 
 	conn_want_flush(c);
 	r->driver_priv = NULL;
@@ -374,7 +374,7 @@ void pg_start(struct conn *c, struct request *r, unsigned begin)
 	pg_poll_update(pg); /* sending may have found the connection closed */
 }
 
-void pg_repeat(struct pg_conn *pg, struct request *r, const struct pg_step *step)
+void pg_repeat(struct pg_backend *pg, struct request *r, const struct pg_step *step)
 {
 	unsigned begin = step->begin;
 
@@ -397,7 +397,7 @@ void pg_repeat(struct pg_conn *pg, struct request *r, const struct pg_step *step
 /* DISCARD ALL refuses to run in a transaction, also in an implicit one with something before it. */
 void pg_reset(struct conn *c, unsigned what)
 {
-	struct pg_conn *pg = c->priv;
+	struct pg_backend *pg = c->priv;
 
 	conn_want_flush(c);
 	if (pg->mute || pg->broken) {

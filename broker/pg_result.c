@@ -17,7 +17,7 @@
 
 /* -- the head request's answer ----------------------------------------------------------------- */
 
-void pg_answer_clear(struct pg_conn *pg)
+void pg_answer_clear(struct pg_backend *pg)
 {
 	PQclear(pg->error);
 	PQclear(pg->result);
@@ -30,7 +30,7 @@ void pg_answer_clear(struct pg_conn *pg)
 	pg->row_begun = false;
 }
 
-void pg_set_error(struct pg_conn *pg, PGresult *res)
+void pg_set_error(struct pg_backend *pg, PGresult *res)
 {
 	if (pg->tx == CONN_TX_OPEN) {
 		pg->tx = CONN_TX_FAILED;
@@ -69,7 +69,7 @@ static uint8_t cell_type_of(Oid type)
 	}
 }
 
-static bool reserve_columns(struct pg_conn *pg, unsigned n)
+static bool reserve_columns(struct pg_backend *pg, unsigned n)
 {
 	struct stream_cell *cells;
 	uint8_t *types;
@@ -88,7 +88,7 @@ static bool reserve_columns(struct pg_conn *pg, unsigned n)
 	return true;
 }
 
-static bool encode_head(struct pg_conn *pg, unsigned n, const struct stream_column *cols)
+static bool encode_head(struct pg_backend *pg, unsigned n, const struct stream_column *cols)
 {
 	size_t need = stream_encode_head(pg->head, pg->head_cap, n, cols);
 	unsigned char *head;
@@ -108,7 +108,7 @@ static bool encode_head(struct pg_conn *pg, unsigned n, const struct stream_colu
 }
 
 /* Types and encoded head of a result's columns. */
-static bool learn_columns(struct pg_conn *pg, const PGresult *res)
+static bool learn_columns(struct pg_backend *pg, const PGresult *res)
 {
 	unsigned n = (unsigned)PQnfields(res);
 	struct stream_column few[32], *cols = few;
@@ -142,7 +142,7 @@ static uint8_t encoding_of(uint8_t type)
 	return type == CELL_TEXT || type == CELL_JSON ? CELL_NATIVE : CELL_PGTEXT;
 }
 
-static void load_row(struct pg_conn *pg)
+static void load_row(struct pg_backend *pg)
 {
 	size_t bytes = 0;
 
@@ -169,7 +169,7 @@ static void load_row(struct pg_conn *pg)
 }
 
 /* Hand on what is left of pg->result.  False: the worker's arena is full. */
-static bool deliver(struct pg_conn *pg)
+static bool deliver(struct pg_backend *pg)
 {
 	struct request *r = pg_head_request(pg);
 
@@ -196,7 +196,7 @@ static bool deliver(struct pg_conn *pg)
 }
 
 /* Takes res over. */
-static void take_rows(struct pg_conn *pg, PGresult *res)
+static void take_rows(struct pg_backend *pg, PGresult *res)
 {
 	if (PQnfields(res) == 0) { /* SELECT without columns: no stream */
 		PQclear(res);
@@ -238,7 +238,7 @@ static bool is_dirt(const char *tag)
 	return false;
 }
 
-static void note_tx(struct pg_conn *pg, const struct request *r, const char *tag)
+static void note_tx(struct pg_backend *pg, const struct request *r, const char *tag)
 {
 	if (strcmp(tag, "BEGIN") == 0 || strcmp(tag, "START TRANSACTION") == 0) {
 		pg->tx = CONN_TX_OPEN;
@@ -259,7 +259,7 @@ static bool is_common(const char *tag)
 	       starts_with(tag, "UPDATE") || starts_with(tag, "DELETE");
 }
 
-void pg_note_tag(struct pg_conn *pg, const struct request *r, PGresult *res)
+void pg_note_tag(struct pg_backend *pg, const struct request *r, PGresult *res)
 {
 	const char *tag = PQcmdStatus(res), *tuples;
 
@@ -283,7 +283,7 @@ void pg_note_tag(struct pg_conn *pg, const struct request *r, PGresult *res)
 /* -- errors ------------------------------------------------------------------------------------ */
 
 /* The server ends the connection and says why. */
-void pg_note_fatal(struct pg_conn *pg, const PGresult *res)
+void pg_note_fatal(struct pg_backend *pg, const PGresult *res)
 {
 	struct failure f;
 
@@ -299,7 +299,7 @@ void pg_note_fatal(struct pg_conn *pg, const PGresult *res)
  * flight behind it was never run, the core learns that from conn_closed.  Declared reads are left
  * to the core, which may repeat them.
  */
-static void fail_by_fatal(struct pg_conn *pg, const struct pg_step *s, const PGresult *res)
+static void fail_by_fatal(struct pg_backend *pg, const struct pg_step *s, const PGresult *res)
 {
 	struct request *r = pg_head_request(pg);
 	struct failure f;
@@ -317,7 +317,7 @@ static void fail_by_fatal(struct pg_conn *pg, const struct pg_step *s, const PGr
 	request_failed(r, &f);
 }
 
-static void internal_failed(struct pg_conn *pg, const struct pg_step *s, const PGresult *res)
+static void internal_failed(struct pg_backend *pg, const struct pg_step *s, const PGresult *res)
 {
 	struct failure f;
 
@@ -358,7 +358,7 @@ static bool belongs_to_request(const struct pg_step *s)
 }
 
 /* Takes res over. */
-static void take_error(struct pg_conn *pg, struct pg_step *s, PGresult *res)
+static void take_error(struct pg_backend *pg, struct pg_step *s, PGresult *res)
 {
 	if (PQresultErrorField(res, PG_DIAG_SQLSTATE) == NULL) {
 		/* libpq's own: the connection is lost, or the protocol is out of step */
@@ -391,7 +391,7 @@ static void take_error(struct pg_conn *pg, struct pg_step *s, PGresult *res)
 /* -- the end of a request ---------------------------------------------------------------------- */
 
 /* Everything before it is answered: what the server says of the transaction now. */
-static enum conn_tx tx_now(struct pg_conn *pg)
+static enum conn_tx tx_now(struct pg_backend *pg)
 {
 	switch (PQtransactionStatus(pg->pq)) {
 	case PQTRANS_IDLE:
@@ -415,7 +415,7 @@ static enum conn_tx tx_now(struct pg_conn *pg)
  *   26000  it is gone: somebody sent DEALLOCATE
  *   42P05  it is there although we dropped it: DEALLOCATE had failed
  */
-static bool plan_failed(struct pg_conn *pg, const struct pg_step *s)
+static bool plan_failed(struct pg_backend *pg, const struct pg_step *s)
 {
 	if (!s->named || pg->error == NULL) {
 		return false;
@@ -436,7 +436,7 @@ static bool plan_failed(struct pg_conn *pg, const struct pg_step *s)
  * first statement.  In a lease also not with something behind it, which has run by now: the order
  * would change.
  */
-static bool may_repeat(const struct pg_conn *pg, const struct request *r, const struct pg_step *s)
+static bool may_repeat(const struct pg_backend *pg, const struct request *r, const struct pg_step *s)
 {
 	if (r->driver_priv != NULL || r->session == NULL || r->cancel_wanted || r->delivered ||
 		pg->cancel != PG_CANCEL_NONE || pg->mute) {
@@ -448,7 +448,7 @@ static bool may_repeat(const struct pg_conn *pg, const struct request *r, const 
 	return pg_step_is_last(pg) && (s->begin != 0 || pg->tx == CONN_TX_IDLE);
 }
 
-static void fail_request(struct pg_conn *pg, struct request *r)
+static void fail_request(struct pg_backend *pg, struct request *r)
 {
 	static const struct failure aborted = {
 		.code = FAIL_TX_ABORTED,
@@ -470,7 +470,7 @@ static void fail_request(struct pg_conn *pg, struct request *r)
 }
 
 /* The answer to the head request's Sync. */
-static void end_request(struct pg_conn *pg, const struct pg_step *s)
+static void end_request(struct pg_backend *pg, const struct pg_step *s)
 {
 	struct request *r = pg_head_request(pg);
 	bool alone = s->alone, last = pg_step_is_last(pg);
@@ -498,7 +498,7 @@ static void end_request(struct pg_conn *pg, const struct pg_step *s)
 	}
 }
 
-static void end_reset(struct pg_conn *pg)
+static void end_reset(struct pg_backend *pg)
 {
 	struct conn *c = pg->c;
 	bool ok = !pg->clean_failed;
@@ -512,14 +512,14 @@ static void end_reset(struct pg_conn *pg)
 	conn_reset_done(c, ok);
 }
 
-static void end_cancel(struct pg_conn *pg)
+static void end_cancel(struct pg_backend *pg)
 {
 	pg_step_pop(pg);
 	pg->cancel = PG_CANCEL_NONE;
 	conn_cancel_settled(pg->c);
 }
 
-static void take_sync(struct pg_conn *pg, struct pg_step *s)
+static void take_sync(struct pg_backend *pg, struct pg_step *s)
 {
 	switch (s->kind) {
 	case PG_STEP_END:
@@ -549,7 +549,7 @@ static bool is_sync(const struct pg_step *s)
 }
 
 /* A command of ours or of the request was answered well. */
-static void take_command(struct pg_conn *pg, const struct pg_step *s, PGresult *res)
+static void take_command(struct pg_backend *pg, const struct pg_step *s, PGresult *res)
 {
 	switch (s->kind) {
 	case PG_STEP_QUERY:
@@ -571,7 +571,7 @@ static void take_command(struct pg_conn *pg, const struct pg_step *s, PGresult *
 }
 
 /* Takes res over. */
-static void take_result(struct pg_conn *pg, struct pg_step *s, PGresult *res)
+static void take_result(struct pg_backend *pg, struct pg_step *s, PGresult *res)
 {
 	s->answered = true;
 	switch (PQresultStatus(res)) {
@@ -608,7 +608,7 @@ static void take_result(struct pg_conn *pg, struct pg_step *s, PGresult *res)
 }
 
 /* NULL from libpq: the results of a step are complete, or those of an error at a Sync. */
-static void end_step(struct pg_conn *pg, struct pg_step *s)
+static void end_step(struct pg_backend *pg, struct pg_step *s)
 {
 	if (!s->answered) {
 		pg_break(pg, "the server's answers are out of step");
@@ -619,7 +619,7 @@ static void end_step(struct pg_conn *pg, struct pg_step *s)
 	}
 }
 
-static void fail_unsent(struct pg_conn *pg, const struct pg_step *s)
+static void fail_unsent(struct pg_backend *pg, const struct pg_step *s)
 {
 	struct request *r = pg_head_request(pg);
 	char text[120];
@@ -651,7 +651,7 @@ static void fail_unsent(struct pg_conn *pg, const struct pg_step *s)
 }
 
 /* One result, or one step that needs none.  False: nothing more for now. */
-static bool advance(struct pg_conn *pg)
+static bool advance(struct pg_backend *pg)
 {
 	struct pg_step *s = pg_step_head(pg);
 	PGresult *res;
@@ -686,7 +686,7 @@ static bool advance(struct pg_conn *pg)
 	return true;
 }
 
-void pg_process(struct pg_conn *pg)
+void pg_process(struct pg_backend *pg)
 {
 	if (pg->processing) {
 		return;
