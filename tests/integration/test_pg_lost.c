@@ -83,6 +83,43 @@ static void test_transaction(struct pg_case *t)
 		"nothing stays");
 }
 
+static void test_copy(struct pg_case *t)
+{
+	struct broker_lease *l;
+	struct broker_call call = {0};
+	struct broker_copy *c;
+	const void *data;
+	size_t len = 1;
+
+	is_int(broker_begin(t->b, NULL, &l), 0, "a transaction");
+	call.lease = l;
+	is_int(broker_copy_in(t->b, "COPY lost FROM STDIN", &call, &c), 0, "COPY in");
+	is_int(broker_copy_write(c, "7\n", 2), 0, "a row");
+	kill_backends(t->pg);
+	ok(wait_until(broker_copy_write(c, "8\n", 2) < 0, 10000) ||
+			broker_copy_end(&c, NULL, NULL) < 0,
+		"its connection is killed");
+	is_int(broker_error(t->b)->outcome, BROKER_NOT_DONE, "known not done");
+	(void)!broker_copy_end(&c, NULL, NULL);
+	broker_rollback(&l);
+
+	is_int(broker_lease(t->b, NULL, &l), 0, "a lease");
+	call.lease = l;
+	is_int(broker_copy_out(t->b,
+		       "COPY (SELECT g, repeat('x', 1000) FROM generate_series(1, 100000) g) "
+		       "TO STDOUT",
+		       &call, &c),
+		0, "COPY out");
+	is_int(broker_copy_read(c, &data, &len), 0, "some data");
+	kill_backends(t->pg);
+	while (len > 0 && broker_copy_read(c, &data, &len) == 0) {
+	}
+	ok(broker_copy_end(&c, NULL, NULL) < 0, "its connection is killed");
+	broker_release(&l);
+	is_str(case_text(t->b, &readonly, "SELECT count(*) FROM lost", 0, NULL), "0",
+		"nothing stays");
+}
+
 /* The whole server goes and comes back. */
 static void test_server(struct pg_case *t)
 {
@@ -182,6 +219,7 @@ int main(void)
 	test_idle(&t);
 	test_running(&t);
 	test_transaction(&t);
+	test_copy(&t);
 	test_server(&t);
 	test_refused(&t);
 	test_bad_options();
