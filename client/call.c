@@ -307,7 +307,7 @@ static struct broker_result *await_ticket(struct broker *b, struct broker_result
 			return NULL;
 		}
 		if (wait_ms == 0) {
-			chan_flush(c);
+			chan_flush(c, false);
 			if (c->poll_fd < 0 || !chan_arm_fd(c)) {
 				return ready_ticket(b, r);
 			}

@@ -63,6 +63,7 @@ struct chan {
 	struct chan_results owed; /* by `owed_link` */
 
 	uint64_t now; /* CLOCK_MONOTONIC when last asked; 0: ask again */
+	uint64_t checked; /* when the socket was last looked at */
 	unsigned spin, spin_max; /* looks before sleeping; spin_max 0: never spin */
 	uint32_t rest; /* W.sleeping while nobody waits: CHAN_AWAKE or CHAN_SLEEP_SOCKET */
 	int poll_fd, poll_self; /* broker_fd: epoll of socket and of an eventfd of our own; -1 */
@@ -140,8 +141,12 @@ bool chan_sleep(struct chan *c, uint64_t until_ns, bool want_room) must_use;
 bool chan_await(struct chan *c, struct broker_result *r, uint64_t until_ns) must_use;
 /* Time now, cached during one public call. */
 uint64_t chan_now(struct chan *c);
-/* Send NOPs for all chunks that are due, as far as there is room, and what is owed. */
-void chan_flush(struct chan *c);
+/*
+ * Send what is owed and publish; give chunks back by NOPs, as far as there is room.  While the worker
+ * has little of the arena (!all) the chunks that are due wait for the next request to take them
+ * along: the broker cannot run out of blocks as long as three quarters are on its side.
+ */
+void chan_flush(struct chan *c, bool all);
 /* Is the broker still there?  Looks at the word in B only (_word), or at the socket as well, from
  * which it takes bell bytes.  If not the channel is marked lost. */
 void chan_check_word(struct chan *c);

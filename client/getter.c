@@ -76,7 +76,7 @@ static int explain(const struct broker_result *r, int col, int rc, const char *w
 		return 0;
 	case BROKER_E_RANGE:
 		return errstate_set(error_of(r), rc,
-			"column %d (%s): its %s value does not fit %s, use %s", col, name,
+			"column %d (%s): its %s value does not fit %s: use %s", col, name,
 			type_name[c->type], wanted, c->type == CELL_INT64 ? "broker_get_int64"
 							: c->type == CELL_DOUBLE ? "broker_get_double"
 										 : "broker_get_text");
@@ -85,8 +85,8 @@ static int explain(const struct broker_result *r, int col, int rc, const char *w
 			name);
 	default:
 		return errstate_set(error_of(r), rc,
-			"column %d (%s) is %s and no %s, use %s or cast it in SQL", col, name,
-			type_name[c->type], wanted, getter_for[c->type]);
+			"column %d (%s) is %s and cannot be read as %s: use %s, or cast it in SQL",
+			col, name, type_name[c->type], wanted, getter_for[c->type]);
 	}
 }
 

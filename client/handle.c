@@ -16,6 +16,7 @@
 #define MS_NS UINT64_C(1000000)
 #define RETRY_MIN_NS (5 * MS_NS) /* between attempts to find the broker's successor */
 #define RETRY_MAX_NS (100 * MS_NS)
+#define PAUSE_NS (50 * MS_NS)
 #define PAGE 4096u
 
 /* Failed attaches have no handle that could keep their error. */
@@ -187,12 +188,26 @@ static int attach_again(struct broker *b, uint64_t deadline_ns)
 	}
 }
 
+/*
+ * Is the broker still there?  Its own word tells of a clean end.  After a pause the socket is asked,
+ * too: a restart that happened while this worker had nothing to do is then no failure to anybody.
+ */
+static void check_broker(struct chan *c)
+{
+	if (c->now != 0 && c->now - c->checked > PAUSE_NS) {
+		c->checked = c->now;
+		chan_check_peer(c);
+	} else {
+		chan_check_word(c);
+	}
+}
+
 int handle_ready(struct broker *b, uint64_t deadline_ns)
 {
 	struct chan *c = b->chan;
 
 	if (c != NULL && c->gone == 0) {
-		chan_check_word(c);
+		check_broker(c);
 	}
 	if (c != NULL && c->gone == 0) {
 		return 0;

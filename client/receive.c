@@ -10,7 +10,7 @@ void chan_give(struct chan *c, struct chunk *k)
 {
 	inbox_give(&c->in, k);
 	if (c->gone == 0 && c->in.due_blocks > c->in.nblocks / 8) {
-		chan_flush(c);
+		chan_flush(c, true);
 	}
 }
 

@@ -173,8 +173,8 @@ uint32_t result_spill(struct broker_result *r, uint32_t want)
 	uint32_t before = r->chan->in.held;
 	struct chunk **p = &r->rr.first;
 
-	if (*p != NULL && r->rr.pos > 0) { /* the current row may lie in it */
-		p = &(*p)->next;
+	if (*p != NULL && r->rr.have_row && r->rr.in_place) {
+		p = &(*p)->next; /* getters have handed out pointers into it */
 	}
 	for (; *p != NULL && before - r->chan->in.held < want; p = &(*p)->next) {
 		struct chunk *copy;

@@ -69,7 +69,7 @@ void result_end(struct broker_result *r, int code, enum broker_outcome outcome, 
 void result_give_up(struct broker_result *r);
 /* Put its failure into the handle's error; returns the code. */
 int result_fail(struct broker_result *r);
-/* Move its chunks but the one being read to the heap.  Returns the blocks that became due. */
+/* Move chunks to the heap, but not that of the current row.  Returns the blocks that became due. */
 uint32_t result_spill(struct broker_result *r, uint32_t want);
 
 /* Wait for the first chunk or the end, read the columns; everything if !keep. */

@@ -139,6 +139,7 @@ static int piece(struct rowreader *rr, uint64_t n, const unsigned char **out)
 	if (rr->buf_have == 0 && rr->first != NULL && rr->first->len - rr->pos >= n) {
 		*out = rr->first->data + rr->pos;
 		rr->pos += (uint32_t)n;
+		rr->in_place = true;
 		return 1;
 	}
 	if (rr->first != NULL || rr->buf_have != 0) {
@@ -151,6 +152,7 @@ static int piece(struct rowreader *rr, uint64_t n, const unsigned char **out)
 		return rr->ended ? ROWREADER_CORRUPT : ROWREADER_WANT_MORE;
 	}
 	rr->buf_have = 0;
+	rr->in_place = false;
 	*out = rr->buf;
 	return 1;
 }

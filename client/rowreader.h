@@ -66,6 +66,7 @@ struct rowreader {
 	size_t names_cap;
 
 	bool have_row;
+	bool in_place; /* the last piece lies in the first chunk, not in buf */
 	bool row_head_done; /* the struct shm_row of the row to come was read */
 	uint64_t row_len;
 	struct rowcell *cells; /* ncols */

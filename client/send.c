@@ -164,14 +164,24 @@ static void leave_slot(struct chan *c, struct broker_result *r)
 	}
 }
 
-static int busy(struct chan *c)
+/*
+ * Room for one more in flight.  Tickets that are not collected are the caller's to collect; what it
+ * has given up or let go of is waited for.
+ */
+static int wait_turn(struct chan *c, uint64_t deadline_ns)
 {
-	if (c->in_flight >= CHAN_RING_SLOTS) {
+	while (c->gone == 0 && c->in_flight >= CHAN_RING_SLOTS) {
 		chan_pump(c);
-	}
-	if (c->in_flight >= CHAN_RING_SLOTS) {
-		return errstate_verdict(&c->broker->err, BROKER_E_BUSY, BROKER_NOT_DONE, true,
-			"%u statements are in flight: collect some first", c->in_flight);
+		if (c->in_flight < CHAN_RING_SLOTS) {
+			break;
+		}
+		if (c->open >= CHAN_RING_SLOTS) {
+			return errstate_verdict(&c->broker->err, BROKER_E_BUSY, BROKER_NOT_DONE, true,
+				"%u statements are in flight: collect some first", c->in_flight);
+		}
+		if (!chan_sleep(c, deadline_ns, false)) {
+			return out_of_time(c);
+		}
 	}
 	return c->gone != 0 ? gone(c) : 0;
 }
@@ -238,7 +248,7 @@ static struct shm_request descriptor(const struct request_spec *s, uint64_t id)
 int chan_request(struct chan *c, struct broker_result *r, const struct request_spec *s)
 {
 	struct shm_request d;
-	int rc = busy(c);
+	int rc = wait_turn(c, s->deadline_ns);
 
 	if (rc < 0) {
 		return rc;
@@ -361,8 +371,7 @@ void chan_end_lease(struct chan *c, struct broker_result *r)
 	push_end(c, r);
 }
 
-/* Send what is owed, as far as there is room, and NOPs for the chunks that are due. */
-void chan_flush(struct chan *c)
+static void pay_owed(struct chan *c)
 {
 	struct broker_result *r;
 
@@ -377,10 +386,19 @@ void chan_flush(struct chan *c)
 			push_cancel(c, r);
 		}
 	}
-	while (c->in.ndue > 0 && outbox_has_room(&c->out, 0)) {
-		struct shm_request nop = {.op = REQ_NOP, .id = next_id(c, 0)};
+}
 
-		(void)push(c, &nop);
+void chan_flush(struct chan *c, bool all)
+{
+	if (!TAILQ_EMPTY(&c->owed)) {
+		pay_owed(c);
+	}
+	if (all || (c->in.held + c->in.due_blocks) * 4 >= c->in.nblocks) {
+		while (c->in.ndue > 0 && outbox_has_room(&c->out, 0)) {
+			struct shm_request nop = {.op = REQ_NOP, .id = next_id(c, 0)};
+
+			(void)push(c, &nop);
+		}
 	}
 	chan_publish(c);
 }

@@ -95,6 +95,9 @@ static void sleep_slice(struct chan *c, uint64_t slice_ns, bool want_room)
 	c->now = 0;
 	if (rc == -ETIMEDOUT) {
 		chan_check_peer(c);
+		if (c->gone == 0) {
+			chan_flush(c, true);
+		}
 	} else {
 		chan_check_word(c);
 	}
@@ -107,7 +110,7 @@ bool chan_sleep(struct chan *c, uint64_t until_ns, bool want_room)
 	if (c->gone != 0) {
 		return true;
 	}
-	chan_flush(c);
+	chan_flush(c, false);
 	if (has_news(c, want_room) || (c->spin_max > 0 && spin(c, want_room))) {
 		chan_check_word(c);
 		return true;
