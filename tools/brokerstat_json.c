@@ -4,8 +4,9 @@
  *
  * Durations and ages are seconds.  Members are only added, never renamed.
  */
-#include "brokerstat.h"
+#include "brokerstat_json.h"
 
+#include "brokerstat.h"
 #include "series.h"
 #include "text.h"
 
@@ -254,39 +255,87 @@ static void append(json_t *array, json_t *v, bool *failed)
 	}
 }
 
-static void set_tables(json_t *root, const struct sample *s, bool *failed)
+/* What a builder made, or NULL if memory ran out on the way. */
+static json_t *whole(json_t *v, bool failed)
 {
-	json_t *pools = json_array(), *servers = json_array(), *conns = json_array();
-	json_t *workers = json_array(), *events = json_array();
+	if (failed) {
+		json_decref(v);
+		return NULL;
+	}
+	return v;
+}
+
+json_t *json_broker(const struct sample *s)
+{
+	bool failed = false;
+	json_t *o = broker_object(s, &failed);
+
+	return whole(o, failed);
+}
+
+json_t *json_pools(const struct sample *s)
+{
+	json_t *all = json_array();
+	bool failed = all == NULL;
 
 	for (unsigned i = 0; i < s->npools; i++) {
 		if (s->pools[i].used) {
-			append(pools, pool_object(s, i, failed), failed);
+			append(all, pool_object(s, i, &failed), &failed);
 		}
 	}
+	return whole(all, failed);
+}
+
+json_t *json_servers(const struct sample *s)
+{
+	json_t *all = json_array();
+	bool failed = all == NULL;
+
 	for (unsigned i = 0; i < s->nservers; i++) {
 		if (s->servers[i].used) {
-			append(servers, server_object(s, i, failed), failed);
+			append(all, server_object(s, i, &failed), &failed);
 		}
 	}
+	return whole(all, failed);
+}
+
+json_t *json_connections(const struct sample *s)
+{
+	json_t *all = json_array();
+	bool failed = all == NULL;
+
 	for (unsigned i = 0; i < s->nconns; i++) {
 		if (s->conns[i].used) {
-			append(conns, conn_object(s, i, failed), failed);
+			append(all, conn_object(s, i, &failed), &failed);
 		}
 	}
+	return whole(all, failed);
+}
+
+json_t *json_workers(const struct sample *s)
+{
+	json_t *all = json_array();
+	bool failed = all == NULL;
+
 	for (unsigned i = 0; i < s->nworkers; i++) {
 		if (s->workers[i].used) {
-			append(workers, worker_object(s, i, failed), failed);
+			append(all, worker_object(s, i, &failed), &failed);
 		}
 	}
+	return whole(all, failed);
+}
+
+json_t *json_events(const struct sample *s, uint64_t after)
+{
+	json_t *all = json_array();
+	bool failed = all == NULL;
+
 	for (unsigned i = 0; i < s->nevents; i++) {
-		append(events, event_object(&s->events[i], failed), failed);
+		if (s->events[i].number > after) {
+			append(all, event_object(&s->events[i], &failed), &failed);
+		}
 	}
-	set(root, "pools", pools, failed);
-	set(root, "servers", servers, failed);
-	set(root, "connections", conns, failed);
-	set(root, "workers", workers, failed);
-	set(root, "events", events, failed);
+	return whole(all, failed);
 }
 
 static int dump(FILE *f, json_t *root, size_t flags, bool failed)
@@ -312,41 +361,62 @@ int json_document(
 		return -ENOMEM;
 	}
 	root = json_object();
-	set(root, "broker", broker_object(now, &failed), &failed);
+	set(root, "broker", json_broker(now), &failed);
 	set(root, "metrics", metrics_object(&l, &failed), &failed);
-	set_tables(root, now, &failed);
+	set(root, "pools", json_pools(now), &failed);
+	set(root, "servers", json_servers(now), &failed);
+	set(root, "connections", json_connections(now), &failed);
+	set(root, "workers", json_workers(now), &failed);
+	set(root, "events", json_events(now, 0), &failed);
 	series_free(&l);
 	return dump(
 		f, root, JSON_INDENT(1) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(15), failed);
 }
 
+static json_t *slow_object(const struct sample *s, const struct numbered_slow *v, bool *failed)
+{
+	const struct slow_slot *q = &v->slot;
+	json_t *o = json_object();
+	char fingerprint[32];
+
+	snprintf(fingerprint, sizeof(fingerprint), "%016llx", (unsigned long long)q->fingerprint);
+	set(o, "number", integer(v->number), failed);
+	set(o, "time_seconds", json_real((double)q->when_ns / 1e9), failed);
+	set(o, "run_seconds", json_real((double)q->run_ns / 1e9), failed);
+	set(o, "wait_seconds", json_real((double)q->wait_ns / 1e9), failed);
+	set(o, "pool", pool_name(s, q->pool), failed);
+	set(o, "server", server_name(s, q->server), failed);
+	set(o, "pid", json_integer(q->worker_pid), failed);
+	set(o, "tag", string(q->tag, sizeof(q->tag)), failed);
+	set(o, "rows", integer(q->rows), failed);
+	set(o, "code", json_integer(q->code), failed);
+	set(o, "sqlstate", string(q->sqlstate, sizeof(q->sqlstate)), failed);
+	set(o, "fingerprint", json_string(fingerprint), failed);
+	set(o, "sql", string(q->sql, q->sql_len), failed);
+	set(o, "sql_bytes", integer(q->sql_full_len), failed);
+	set(o, "truncated", json_boolean(q->flags & SLOW_F_TRUNCATED), failed);
+	return o;
+}
+
+json_t *json_slow_list(const struct sample *s, const struct numbered_slow *v, unsigned n)
+{
+	json_t *all = json_array();
+	bool failed = all == NULL;
+
+	for (unsigned i = 0; i < n; i++) {
+		append(all, slow_object(s, &v[i], &failed), &failed);
+	}
+	return whole(all, failed);
+}
+
 int json_slow(FILE *f, const struct sample *s, const struct numbered_slow *v, unsigned n)
 {
-	char fingerprint[32];
 	int err = 0;
 
 	for (unsigned i = 0; i < n && err == 0; i++) {
-		const struct slow_slot *q = &v[i].slot;
-		json_t *o = json_object();
 		bool failed = false;
+		json_t *o = slow_object(s, &v[i], &failed);
 
-		snprintf(fingerprint, sizeof(fingerprint), "%016llx",
-			(unsigned long long)q->fingerprint);
-		set(o, "number", integer(v[i].number), &failed);
-		set(o, "time_seconds", json_real((double)q->when_ns / 1e9), &failed);
-		set(o, "run_seconds", json_real((double)q->run_ns / 1e9), &failed);
-		set(o, "wait_seconds", json_real((double)q->wait_ns / 1e9), &failed);
-		set(o, "pool", pool_name(s, q->pool), &failed);
-		set(o, "server", server_name(s, q->server), &failed);
-		set(o, "pid", json_integer(q->worker_pid), &failed);
-		set(o, "tag", string(q->tag, sizeof(q->tag)), &failed);
-		set(o, "rows", integer(q->rows), &failed);
-		set(o, "code", json_integer(q->code), &failed);
-		set(o, "sqlstate", string(q->sqlstate, sizeof(q->sqlstate)), &failed);
-		set(o, "fingerprint", json_string(fingerprint), &failed);
-		set(o, "sql", string(q->sql, q->sql_len), &failed);
-		set(o, "sql_bytes", integer(q->sql_full_len), &failed);
-		set(o, "truncated", json_boolean(q->flags & SLOW_F_TRUNCATED), &failed);
 		err = dump(
 			f, o, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(15), failed);
 	}

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * brokerstat_json.h - the parts of a sample as JSON values, for `brokerstat -j` and the exporter.
+ *
+ * Each returns a new reference, or NULL if memory ran out.  Texts are valid UTF-8, whatever the
+ * board says.  Durations and ages are seconds.  Members are only added, never renamed.
+ */
+#ifndef TOOLS_BROKERSTAT_JSON_H
+#define TOOLS_BROKERSTAT_JSON_H
+
+#include "reader.h"
+
+#include <jansson.h>
+
+json_t *json_broker(const struct sample *s);
+json_t *json_pools(const struct sample *s);
+json_t *json_servers(const struct sample *s);
+json_t *json_connections(const struct sample *s);
+json_t *json_workers(const struct sample *s);
+/* Events with numbers above `after`. */
+json_t *json_events(const struct sample *s, uint64_t after);
+json_t *json_slow_list(const struct sample *s, const struct numbered_slow *v, unsigned n);
+
+#endif
