@@ -10,7 +10,9 @@
 
 #include <errno.h>
 #include <grp.h>
+#include <poll.h>
 #include <pwd.h>
+#include <stdalign.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,11 +24,15 @@
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77
 #endif
+#ifndef SCM_PIDFD
+#define SCM_PIDFD 4
+#endif
 
 #define HANDSHAKE_MS 5000u
 #define MAX_HALF_OPEN 256u
 #define MAX_ALLOWED 64u
 #define ACCEPT_BATCH 64
+#define NO_FDS_MS 200u /* out of descriptors: look again after this */
 
 struct allowed {
 	bool everyone;
@@ -37,6 +43,7 @@ struct allowed {
 struct listener {
 	struct io *io;
 	uv_poll_t listen, inherited;
+	uv_timer_t again; /* active: out of descriptors, not listening */
 	bool has_listen, has_inherited;
 	int listen_fd, attach_fd;
 	unsigned handles;
@@ -127,10 +134,17 @@ static bool is_allowed(const struct listener *l, uint32_t uid, uint32_t gid)
 
 /* -- messages ---------------------------------------------------------------------------------- */
 
+/* Who made a socket pair can switch SO_PASSPIDFD on for our end, too: a pidfd with every message. */
+static bool brings_fds(const struct cmsghdr *c)
+{
+	return c->cmsg_level == SOL_SOCKET &&
+	       (c->cmsg_type == SCM_RIGHTS || c->cmsg_type == SCM_PIDFD);
+}
+
 void close_passed_fds(struct msghdr *m)
 {
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c != NULL; c = CMSG_NXTHDR(m, c)) {
-		if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
+		if (brings_fds(c)) {
 			size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
 
 			for (size_t i = 0; i < n; i++) {
@@ -162,7 +176,7 @@ static int single_fd(struct msghdr *m)
 /* Receive one message; *fd (may be NULL) gets the descriptor that came along. */
 static ssize_t receive(int sock, void *buf, size_t size, int *fd)
 {
-	char control[CMSG_SPACE(32 * sizeof(int))];
+	alignas(struct cmsghdr) char control[CMSG_SPACE(32 * sizeof(int))];
 	struct iovec iov = {buf, size};
 	struct msghdr m = {.msg_iov = &iov,
 		.msg_iovlen = 1,
@@ -183,7 +197,7 @@ static ssize_t receive(int sock, void *buf, size_t size, int *fd)
 
 static bool send_reply(int sock, const struct attach_reply *r, const int *fds, unsigned nfds)
 {
-	char control[CMSG_SPACE(4 * sizeof(int))] = {0};
+	alignas(struct cmsghdr) char control[CMSG_SPACE(4 * sizeof(int))] = {0};
 	struct iovec iov = {(void *)r, sizeof(*r)};
 	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
 
@@ -433,12 +447,17 @@ static void on_handshake_timeout(uv_timer_t *t)
 	}
 }
 
-/* Takes sock over. */
+/* Takes sock over.  Whoever is slowest makes room: a worker that means it is through in no time. */
 static struct handshake *begin_handshake(struct listener *l, int sock)
 {
 	struct handshake *hs;
 
-	if (l->half_open >= MAX_HALF_OPEN || (hs = calloc(1, sizeof(*hs))) == NULL) {
+	if (l->half_open >= MAX_HALF_OPEN) {
+		hs = cds_list_first_entry(&l->handshakes, struct handshake, link);
+		on_handshake_timeout(&hs->timer);
+	}
+	hs = calloc(1, sizeof(*hs));
+	if (hs == NULL) {
 		close(sock);
 		return NULL;
 	}
@@ -461,6 +480,23 @@ static struct handshake *begin_handshake(struct listener *l, int sock)
 
 /* -- sockets ----------------------------------------------------------------------------------- */
 
+static void on_listen(uv_poll_t *p, int status, int events);
+
+static void on_again(uv_timer_t *t)
+{
+	struct listener *l = t->data;
+
+	uv_poll_start(&l->listen, UV_READABLE, on_listen);
+}
+
+/* The socket stays readable: do not look at it again at once. */
+static void out_of_fds(struct listener *l)
+{
+	log_warning("out of file descriptors: attaches have to wait");
+	uv_poll_stop(&l->listen);
+	uv_timer_start(&l->again, on_again, NO_FDS_MS, 0);
+}
+
 static void on_listen(uv_poll_t *p, int status, int events)
 {
 	struct listener *l = p->data;
@@ -471,8 +507,8 @@ static void on_listen(uv_poll_t *p, int status, int events)
 		int sock = accept4(l->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 		if (sock < 0) {
-			if (errno == EMFILE || errno == ENFILE) {
-				log_warning("out of file descriptors: an attach has to wait");
+			if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) {
+				out_of_fds(l);
 			}
 			return;
 		}
@@ -488,6 +524,14 @@ static bool is_seqpacket(int fd)
 
 	return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0 && type == SOCK_SEQPACKET &&
 	       getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_UNIX;
+}
+
+/* Nothing was received: is that the end, or an empty message? */
+static bool hung_up(int fd)
+{
+	struct pollfd p = {.fd = fd};
+
+	return poll(&p, 1, 0) == 1 && (p.revents & POLLHUP) != 0;
 }
 
 /* A hello that brings the worker's own socket along. */
@@ -508,7 +552,7 @@ static void on_inherited(uv_poll_t *p, int status, int events)
 		if (n < 0) {
 			return;
 		}
-		if (n == 0 && fd < 0) { /* nobody holds the other end any more */
+		if (n == 0 && fd < 0 && hung_up(l->attach_fd)) { /* nobody holds the other end */
 			uv_poll_stop(p);
 			return;
 		}
@@ -607,6 +651,9 @@ int listener_create(struct io *io, const char *path, int mode, int listen_fd, in
 		l->own_path = true;
 		snprintf(l->path, sizeof(l->path), "%s", path);
 	}
+	uv_timer_init(&io->loop, &l->again);
+	l->again.data = l;
+	l->handles++;
 	watch(l, &l->listen, l->listen_fd, on_listen);
 	if (attach_fd >= 0) {
 		l->has_inherited = true;
@@ -633,6 +680,7 @@ void listener_destroy(struct listener **lp)
 	}
 	*lp = NULL;
 	uv_close((uv_handle_t *)&l->listen, on_listener_closed);
+	uv_close((uv_handle_t *)&l->again, on_listener_closed);
 	if (l->has_inherited) {
 		uv_close((uv_handle_t *)&l->inherited, on_listener_closed);
 	}

@@ -8,11 +8,14 @@
 #include <strings.h>
 
 #define BUCKETS 8192u
+/* Texts that nobody references, all together. */
+#define IDLE_BYTES_MAX (16u << 20)
 
 struct statements {
 	struct statement *bucket[BUCKETS];
 	struct statement *newest, *oldest; /* unreferenced ones */
 	unsigned idle, limit;
+	size_t idle_bytes;
 	uint32_t next_id;
 };
 
@@ -62,6 +65,7 @@ static void idle_remove(struct statements *s, struct statement *st)
 	*(st->older != NULL ? &st->older->newer : &s->oldest) = st->newer;
 	st->newer = st->older = NULL;
 	s->idle--;
+	s->idle_bytes -= st->len;
 }
 
 static void idle_add(struct statements *s, struct statement *st)
@@ -71,6 +75,7 @@ static void idle_add(struct statements *s, struct statement *st)
 	*(s->newest != NULL ? &s->newest->newer : &s->oldest) = st;
 	s->newest = st;
 	s->idle++;
+	s->idle_bytes += st->len;
 }
 
 static void forget(struct statements *s, struct statement *st)
@@ -140,7 +145,7 @@ void statement_put(struct statements *s, struct statement *st)
 	check(st->refs > 0);
 	if (--st->refs == 0) {
 		idle_add(s, st);
-		while (s->idle > s->limit) {
+		while (s->idle > s->limit || s->idle_bytes > IDLE_BYTES_MAX) {
 			forget(s, s->oldest);
 		}
 	}

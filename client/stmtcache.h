@@ -15,7 +15,7 @@
 #include "layout.h"
 
 /* Longer texts are not worth keeping twice. */
-#define STMTCACHE_TEXT_MAX 16384u
+#define STMTCACHE_TEXT_MAX CHAN_STMT_TEXT_MAX
 
 struct stmtcache;
 

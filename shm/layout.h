@@ -104,6 +104,7 @@ _Static_assert(offsetof(struct shm_header, magic) == 0, "magic is the first word
 #define CHAN_MAX_BLOCKS 256u /* 1 MiB result arena */
 #define CHAN_MIN_BLOCKS 16u
 #define CHAN_MAX_STMTS 1024u /* statement ids a worker may define */
+#define CHAN_STMT_TEXT_MAX 16384u /* longest text that may be remembered under one */
 #define CHAN_NO_CHUNK UINT32_MAX
 #define CHAN_MAX_PARAMS 65535u /* protocol limit of PostgreSQL */
 #define CHAN_TAG_MAX 64u /* bytes of a request tag that are kept */
