@@ -64,6 +64,7 @@ struct client {
 	int number; /* of this process */
 	int run; /* of this program: makes names unique */
 	int fd; /* -1: not connected */
+	bool lost; /* no server answers any more */
 	unsigned on_connection;
 	uint64_t unknown[UNKNOWN_MAX]; /* numbers of the writes that were not answered */
 	int status; /* of the last reply */
@@ -183,6 +184,7 @@ static bool get(struct client *c, const char *target)
 		c->report->resent++;
 		nanosleep(&pause, NULL);
 	}
+	c->lost = true;
 	note_error(c, "GET %s: no answer", target);
 	return false;
 }
@@ -302,7 +304,7 @@ static void check_writes(struct client *c)
 	if (c->report->unknown > UNKNOWN_MAX) {
 		note_error(c, "too many broken connections");
 	}
-	for (uint64_t i = 0; i < c->report->done[POST]; i++) {
+	for (uint64_t i = 0; i < c->report->done[POST] && !c->lost; i++) {
 		if (i % 10 == 0) {
 			item_name(c, i, name);
 			name[strlen(name) - 1] = '\0';
@@ -318,7 +320,7 @@ static _Noreturn void run_client(struct client *c, uint64_t end_us, uint64_t req
 	char byte;
 
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
-	for (uint64_t i = 0; requests > 0 ? i < requests : now_us() < end_us; i++) {
+	for (uint64_t i = 0; !c->lost && (requests > 0 ? i < requests : now_us() < end_us); i++) {
 		one_request(c, i + (uint64_t)c->number);
 	}
 	close(done); /* the parent takes the time when all have */

@@ -66,8 +66,8 @@ run_whole postgres --postgres
 
 run_cut TERM --postgres
 is $cut_status 143 "terminated: says so"
-ok "terminated: nothing is left" wait_until 10000 nothing_left "$cut_dir"
+ok "terminated: nothing is left" wait_until 30000 nothing_left "$cut_dir"
 run_cut KILL --postgres
-ok "killed: no process is left" wait_until 10000 nobody_left "$cut_dir"
+ok "killed: no process is left" wait_until 30000 nobody_left "$cut_dir"
 rm -rf "$cut_dir" # nobody is left who could
 done_testing
