@@ -19,6 +19,7 @@
 
 #include <errno.h>
 #include <grp.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -320,6 +321,9 @@ static void harden(const struct config *cfg)
 		(void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	}
 	signal(SIGPIPE, SIG_IGN);
+	/* Large values come and go: what they took is given back at once, not kept in the heap. */
+	(void)mallopt(M_MMAP_THRESHOLD, 256 * 1024);
+	(void)mallopt(M_TRIM_THRESHOLD, 1024 * 1024);
 	if (getrlimit(RLIMIT_NOFILE, &rl) == 0 && rl.rlim_cur < need) {
 		rl.rlim_cur = rl.rlim_max < need ? rl.rlim_max : need;
 		(void)setrlimit(RLIMIT_NOFILE, &rl);

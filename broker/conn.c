@@ -197,6 +197,7 @@ void conn_start(struct conn *c, struct request *r, unsigned begin)
 	if (c->ninflight++ == 0) {
 		c->head_ns = r->sent_ns;
 	}
+	c->turn_sends += request_is_quick(r);
 	c->statements++;
 	if (shared) {
 		board_pool_count(c->io->board, c->pool->index, POOL_METRIC_SHARED_SENDS, 1);

@@ -78,6 +78,7 @@ struct conn {
 	struct lease *lease; /* LEASED, and RESETTING until its requests drained */
 	bool cancelling; /* a cancel is on its way: nothing new is sent until it is settled */
 	bool retire; /* close when it becomes idle */
+	unsigned turn_sends; /* quick reads given to it in this turn of the loop */
 	bool shareable; /* BUSY: all that is in flight may share */
 	bool losing; /* its work is being taken away */
 	bool flush_wanted; /* in io's list of connections to flush at the end of the turn */

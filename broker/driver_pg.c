@@ -22,6 +22,7 @@ static void flush(struct conn *c)
 	if (pg == NULL || pg->phase != PG_OPEN || pg->broken) {
 		return;
 	}
+	pg_close_group(pg);
 	pg_send_out(pg);
 	/* Sending reads too when the socket is full, so results may be here that poll() will not
 	 * announce. */

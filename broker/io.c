@@ -90,6 +90,7 @@ static void flush_conns(struct io *io)
 
 		cds_list_del(&c->flush_link);
 		c->flush_wanted = false;
+		c->turn_sends = 0;
 		if (c->state != CONN_CLOSED && c->state != CONN_CLOSING) {
 			board_pool_count(io->board, c->pool->index, POOL_METRIC_FLUSHES, 1);
 			c->driver->flush(c);
@@ -145,9 +146,8 @@ static void work(struct io *io)
 	answer(io);
 }
 
-static void on_prepare(uv_prepare_t *h)
+void io_turn(struct io *io)
 {
-	struct io *io = h->data;
 	uint64_t start = doorbell_now();
 
 	io->now_ns = start;
@@ -167,6 +167,11 @@ static void on_prepare(uv_prepare_t *h)
 	}
 	board_count(io->board, METRIC_LOOP_BUSY, doorbell_now() - start);
 	io->now_fresh = false; /* the loop may block now */
+}
+
+static void on_prepare(uv_prepare_t *h)
+{
+	io_turn(h->data);
 }
 
 /* -- bells ------------------------------------------------------------------------------------ */

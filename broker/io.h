@@ -71,6 +71,8 @@ struct io {
 #define IO_TICK_MS 100u
 
 int io_init(struct io *io, const struct config *config, struct board *board) must_use;
+/* The work of one turn; io_run does it, tests do it step by step. */
+void io_turn(struct io *io);
 /* Run until io_stop. */
 void io_run(struct io *io);
 void io_stop(struct io *io);

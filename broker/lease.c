@@ -8,6 +8,7 @@
 #include "request_core.h"
 #include "session.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,14 +37,13 @@ static bool is_copy(uint8_t op)
 
 /* -- beginning --------------------------------------------------------------------------------- */
 
-void lease_ask(struct session *s, struct request *ask)
+int lease_ask(struct session *s, struct request *ask)
 {
-	struct lease *l = session_find_lease(s, ask->id) == NULL ? calloc(1, sizeof(*l)) : NULL;
+	struct lease *l;
 
-	if (l == NULL) {
-		session_evict(s, FAIL_MEMORY, "the broker is out of memory for a lease");
-		return;
-	}
+	validate(session_find_lease(s, ask->id) == NULL, -EPROTO);
+	l = calloc(1, sizeof(*l));
+	validate(l != NULL, -ENOMEM);
 	l->id = ask->id;
 	l->io = ask->io;
 	l->session = s;
@@ -60,6 +60,7 @@ void lease_ask(struct session *s, struct request *ask)
 		io_timer_set(l->io, &ask->timer, ask->deadline_ns);
 	}
 	pool_queue(l->pool, ask);
+	return 0;
 }
 
 void lease_grant(struct lease *l, struct conn *c)
@@ -109,6 +110,17 @@ static void give_conn_back(struct lease *l)
 	count(l, POOL_METRIC_LEASES_RELEASED);
 	board_pool_adjust(l->io->board, l->pool->index, POOL_METRIC_LEASES_ACTIVE, -1);
 	conn_unlease(c);
+}
+
+/* What runs loses its lease: its worker is told now, and it must never be taken for a statement that
+ * stands alone and may be moved or repeated. */
+static void cut_off(struct lease *l, const struct failure *f)
+{
+	struct cds_list_head *list = &l->conn->inflight;
+
+	for (struct cds_list_head *p = list->next; p != list; p = p->next) {
+		request_cut_off(cds_list_entry(p, struct request, link), f);
+	}
 }
 
 static void lease_finish(struct lease *l)
@@ -168,6 +180,9 @@ static void set_broken(struct lease *l, const struct failure *f)
 			return;
 		}
 	}
+	if (l->ending) { /* its end is no longer in the queue: nobody else will free it */
+		lease_finish(l);
+	}
 }
 
 void lease_refuse(struct lease *l, const struct failure *f)
@@ -184,12 +199,29 @@ void lease_break(struct lease *l, const struct failure *f)
 	if (is_tx(l) && l->begun) {
 		count(l, POOL_METRIC_TRANSACTIONS_ROLLED_BACK);
 	}
+	cut_off(l, f);
 	give_conn_back(l);
 	if (l->session == NULL) {
 		lease_finish(l);
 		return;
 	}
 	set_broken(l, f);
+}
+
+void lease_abort(struct lease *l, const struct failure *f)
+{
+	l->ending = true;
+	switch (l->state) {
+	case LEASE_WAITING:
+		request_give_up(l->ask, f); /* by lease_refuse */
+		break;
+	case LEASE_ACTIVE:
+		lease_break(l, f);
+		break;
+	case LEASE_BROKEN:
+		lease_finish(l);
+		break;
+	}
 }
 
 void lease_orphan(struct lease *l)
@@ -235,6 +267,8 @@ static void end_at_once(struct lease *l, struct request *r)
 
 void lease_request(struct lease *l, struct request *r)
 {
+	static const struct failure ended = {.code = FAIL_LEASE, .message = "the lease was ended"};
+
 	r->lease = l;
 	if (l->ending) {
 		struct failure f = {.code = FAIL_LEASE, .message = "the lease was given back"};
@@ -243,7 +277,8 @@ void lease_request(struct lease *l, struct request *r)
 		return;
 	}
 	if (r->op == REQ_COMMIT && !is_tx(l)) {
-		refuse(r, "this lease has no transaction to commit; use broker_release");
+		refuse(r, "this lease has no transaction to commit; it was released");
+		lease_abort(l, &ended);
 		return;
 	}
 	if (r->op == REQ_EXEC && (r->stmt->traits & STMT_COPY)) {

@@ -5,6 +5,7 @@
  *   WAITING ---granted---> ACTIVE ---COMMIT, ROLLBACK, RELEASE---> ENDED (freed)
  *      |                     | connection lost, statement given up
  *      +---- time-out ---->  BROKEN  (statements fail with the reason until the worker ends it)
+ *   any state: COMMIT, ROLLBACK or RELEASE given up or cancelled: lease_abort, ENDED
  *
  * A lease that was not granted in time is BROKEN as well.  The worker names a lease by the id of its
  * REQ_LEASE; the truth {connection, generation} is here.  Statements that arrive before the grant
@@ -52,8 +53,9 @@ struct lease {
 	struct cds_list_head session_link;
 };
 
-/* Take over `ask` (op REQ_LEASE) and queue it in the pool. */
-void lease_ask(struct session *s, struct request *ask);
+/* Take over `ask` (op REQ_LEASE) and queue it in the pool.  0; -EPROTO: the id is taken; -ENOMEM:
+ * ask is still the caller's then. */
+int lease_ask(struct session *s, struct request *ask) must_use;
 /* The pool gives it a connection (state LEASED); frees the ask. */
 void lease_grant(struct lease *l, struct conn *c);
 /* The ask failed: BROKEN.  The ask was freed or is about to be. */
@@ -74,6 +76,9 @@ void lease_hold(struct lease *l);
 void lease_drop(struct lease *l);
 /* The connection is lost or the statement on it was given up: BROKEN. */
 void lease_break(struct lease *l, const struct failure *f);
+/* Its end was given up before it was sent, and the worker will send no other: it ends all the same,
+ * and what it did is rolled back. */
+void lease_abort(struct lease *l, const struct failure *f);
 /* The worker is gone. */
 void lease_orphan(struct lease *l);
 

@@ -17,6 +17,7 @@
  * after an error the server skips to the Sync, libpq answers the skipped steps as aborted.
  *
  *   autocommit read    [SET SYNC] [DEALLOCATE SYNC] [PREPARE] QUERY END
+ *   read group         [SET SYNC] QUERY MEMBER QUERY MEMBER ... QUERY END
  *   first of a lease   [UNSET SYNC] BEGIN [PREPARE] QUERY END
  *   COPY               [UNSET SYNC] [BEGIN SYNC] COPY
  *   reset              CLEAN SYNC CLEAN CLEANED
@@ -49,6 +50,8 @@
  */
 #define PG_OVERSIZE ((size_t)16 * 1024 * 1024)
 #define PG_TEXT_MAX 512
+/* Reads under one Sync: more save little and hold the first one's answer back. */
+#define PG_GROUP_MAX 8u
 
 struct pg_canceller;
 struct pg_cancel_job;
@@ -100,6 +103,7 @@ enum pg_step_kind {
 	PG_STEP_SETTLE, /* ends a cancel */
 	PG_STEP_CLEANED, /* ends a reset */
 	/* nothing in the pipeline answers these */
+	PG_STEP_MEMBER, /* ends the head request within a read group, whose last has the Sync */
 	PG_STEP_FAIL, /* the head request fails, nothing was sent for it */
 	PG_STEP_COPY,
 };
@@ -177,6 +181,7 @@ struct pg_backend {
 	unsigned steps_cap;
 	unsigned steps_head, steps_tail; /* only grow */
 	bool processing; /* pg_process is active */
+	unsigned group; /* members of the read group that is being sent, its Sync is still due */
 	bool want_write; /* libpq has more to send than the socket takes */
 
 	/* session */
@@ -190,6 +195,7 @@ struct pg_backend {
 	uint64_t nrows; /* delivered */
 	uint64_t affected; /* as the command tag says */
 	bool aborted; /* COMMIT was answered by ROLLBACK */
+	bool skipped; /* another member of its read group failed before it: it did not run */
 	bool columns_known; /* types[] and head[] are of the head request's result */
 	PGresult *result; /* with rows that were not delivered yet */
 	int result_row;
@@ -251,6 +257,8 @@ struct request *pg_head_request(const struct pg_backend *pg);
 void pg_start(struct conn *c, struct request *r, unsigned begin);
 void pg_reset(struct conn *c, unsigned what);
 bool pg_sets_locally(const struct statement *stmt);
+/* Send the Sync of the read group, if one is open. */
+void pg_close_group(struct pg_backend *pg);
 /* Send a Sync that nothing but `kind` waits for. */
 void pg_send_sync(struct pg_backend *pg, enum pg_step_kind kind);
 /* Run the head request once more, in front of nothing else.  step: its END. */

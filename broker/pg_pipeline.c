@@ -61,6 +61,29 @@ static bool steps_grow(struct pg_backend *pg)
 	return true;
 }
 
+static bool push(struct pg_backend *pg, bool sent, struct pg_step step);
+
+/*
+ * The last member becomes the one that carries the Sync.  Called before anything is sent that must
+ * not share the group's implicit transaction, and at the end of the turn.
+ */
+void pg_close_group(struct pg_backend *pg)
+{
+	if (pg->group == 0) {
+		return;
+	}
+	pg->group = 0;
+	if (pg->mute) {
+		return;
+	}
+	pg->steps[(pg->steps_tail - 1) & (pg->steps_cap - 1)].kind = PG_STEP_END;
+#ifdef LIBPQ_HAS_SEND_PIPELINE_SYNC
+	pg->mute = PQsendPipelineSync(pg->pq) != 1;
+#else
+	pg->mute = PQpipelineSync(pg->pq) != 1;
+#endif
+}
+
 /* A libpq call has queued something (sent), and this is what will be answered. */
 static bool push(struct pg_backend *pg, bool sent, struct pg_step step)
 {
@@ -94,6 +117,7 @@ static bool put_sync(struct pg_backend *pg, struct pg_step step)
 void pg_send_sync(struct pg_backend *pg, enum pg_step_kind kind)
 {
 	if (!pg->mute && !pg->broken) {
+		pg_close_group(pg);
 		put_sync(pg, (struct pg_step){.kind = (uint8_t)kind});
 		conn_want_flush(pg->c);
 	}
@@ -101,6 +125,7 @@ void pg_send_sync(struct pg_backend *pg, enum pg_step_kind kind)
 
 static bool put_command(struct pg_backend *pg, enum pg_step_kind kind, const char *sql)
 {
+	pg_close_group(pg);
 	return push(pg, PQsendQueryParams(pg->pq, sql, 0, NULL, NULL, NULL, NULL, 0) == 1,
 		(struct pg_step){.kind = (uint8_t)kind});
 }
@@ -294,9 +319,25 @@ static bool put_batch(struct pg_backend *pg, const struct request *r, unsigned b
 	return put_statement(pg, r, plan);
 }
 
+/*
+ * Quick reads share a Sync: one message and one answer of the server for several of them.  They are
+ * independent all the same.  If one fails the server skips those behind it, which did not run and are
+ * sent again; none has an effect that a common rollback could undo.
+ */
+static void end_batch(struct pg_backend *pg, bool grouped, struct pg_step step)
+{
+	if (!grouped) {
+		put_sync(pg, step);
+		return;
+	}
+	if (push(pg, true, step) && ++pg->group == PG_GROUP_MAX) {
+		pg_close_group(pg);
+	}
+}
+
 static void send_exec(struct pg_backend *pg, struct request *r, unsigned begin)
 {
-	bool idle;
+	bool idle, grouped;
 	enum pg_param_error e;
 	struct plan plan;
 	unsigned bad = 0;
@@ -312,16 +353,23 @@ static void send_exec(struct pg_backend *pg, struct request *r, unsigned begin)
 	}
 	note_statement(pg, r);
 	idle = surely_idle(pg, r, begin);
-	if (!put_guard(pg, r, begin, idle) || !plan_statement(pg, r, idle, &plan) ||
-		!put_batch(pg, r, begin, idle, &plan)) {
+	if (!put_guard(pg, r, begin, idle) || !plan_statement(pg, r, idle, &plan)) {
 		return;
 	}
-	put_sync(pg, (struct pg_step){.kind = PG_STEP_END,
-			     .begin = (uint8_t)begin,
-			     .named = plan.named,
-			     .fresh = plan.prepare,
-			     .alone = r->lease == NULL,
-			     .key = plan.key});
+	grouped = plan.named && !plan.prepare && request_is_quick(r);
+	if (!grouped) {
+		pg_close_group(pg);
+	}
+	if (!put_batch(pg, r, begin, idle, &plan)) {
+		return;
+	}
+	end_batch(pg, grouped,
+		(struct pg_step){.kind = grouped ? PG_STEP_MEMBER : PG_STEP_END,
+			.begin = (uint8_t)begin,
+			.named = plan.named,
+			.fresh = plan.prepare,
+			.alone = r->lease == NULL,
+			.key = plan.key});
 	pg_params_trim(&pg->params);
 }
 
@@ -337,6 +385,7 @@ static void send_copy(struct pg_backend *pg, unsigned begin)
 {
 	char sql[80];
 
+	pg_close_group(pg);
 	if (!put_readonly_mode(pg, false) ||
 		(begin != 0 &&
 			!put_preamble(pg, PG_STEP_BEGIN, begin_command(begin, sql, sizeof(sql))))) {
@@ -378,7 +427,6 @@ void pg_repeat(struct pg_backend *pg, struct request *r, const struct pg_step *s
 {
 	unsigned begin = step->begin;
 
-	r->driver_priv = r; /* once only */
 	if (!pg_step_is_last(pg)) { /* others wait behind it: it ends after them now */
 		cds_list_del(&r->link);
 		cds_list_add_tail(&r->link, &pg->c->inflight);

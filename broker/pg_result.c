@@ -26,6 +26,7 @@ void pg_answer_clear(struct pg_backend *pg)
 	pg->nrows = 0;
 	pg->affected = 0;
 	pg->aborted = false;
+	pg->skipped = false;
 	pg->columns_known = false;
 	pg->row_begun = false;
 }
@@ -350,6 +351,7 @@ static bool belongs_to_request(const struct pg_step *s)
 	case PG_STEP_READONLY:
 	case PG_STEP_PREPARE:
 	case PG_STEP_QUERY:
+	case PG_STEP_MEMBER:
 	case PG_STEP_END:
 		return true;
 	default:
@@ -469,6 +471,51 @@ static void fail_request(struct pg_backend *pg, struct request *r)
 	PQclear(error);
 }
 
+/* It did not run, so it may be sent as if for the first time. */
+static void repeat_skipped(struct pg_backend *pg, struct request *r, const struct pg_step *s)
+{
+	static const struct failure cancelled = {
+		.code = FAIL_CANCELLED, .message = "cancelled before it ran"};
+
+	pg_answer_clear(pg);
+	if (r->session != NULL && !r->cancel_wanted && !pg->mute) {
+		pg_repeat(pg, r, s);
+		return;
+	}
+	pg_step_pop(pg);
+	request_failed(r, &cancelled);
+}
+
+/*
+ * A member of a read group, not the last: there is no Sync to wait for, and none is needed, since a
+ * read has no effect that could still fail.  The transaction it ran in is the group's.
+ */
+static void end_member(struct pg_backend *pg, const struct pg_step *s)
+{
+	struct request *r = pg_head_request(pg);
+	uint64_t affected = pg->affected;
+
+	check(r != NULL);
+	if (pg->skipped) {
+		repeat_skipped(pg, r, s);
+		return;
+	}
+	if (plan_failed(pg, s) && r->driver_priv == NULL && r->session != NULL &&
+		!r->cancel_wanted && !r->delivered && !pg->mute) {
+		r->driver_priv = r; /* once only */
+		pg_answer_clear(pg);
+		pg_repeat(pg, r, s);
+		return;
+	}
+	pg_step_pop(pg);
+	if (pg->error != NULL) {
+		fail_request(pg, r);
+	} else {
+		pg_answer_clear(pg);
+		request_done(r, affected);
+	}
+}
+
 /* The answer to the head request's Sync. */
 static void end_request(struct pg_backend *pg, const struct pg_step *s)
 {
@@ -478,7 +525,12 @@ static void end_request(struct pg_backend *pg, const struct pg_step *s)
 
 	check(r != NULL);
 	pg->c->tx = tx_now(pg);
+	if (pg->skipped) {
+		repeat_skipped(pg, r, s);
+		return;
+	}
 	if (plan_failed(pg, s) && may_repeat(pg, r, s)) {
+		r->driver_priv = r; /* once only */
 		pg_answer_clear(pg);
 		pg_repeat(pg, r, s);
 		return;
@@ -596,6 +648,8 @@ static void take_result(struct pg_backend *pg, struct pg_step *s, PGresult *res)
 	case PGRES_PIPELINE_ABORTED:
 		if (s->kind == PG_STEP_PREPARE) {
 			pg_prepared_remove(pg->prepared, s->key);
+		} else if (s->kind == PG_STEP_QUERY && pg->error == NULL) {
+			pg->skipped = true; /* not by an error of its own */
 		}
 		break;
 	case PGRES_FATAL_ERROR:
@@ -665,6 +719,10 @@ static bool advance(struct pg_backend *pg)
 	}
 	if (s->kind == PG_STEP_COPY) {
 		return pg_copy_advance(pg);
+	}
+	if (s->kind == PG_STEP_MEMBER) {
+		end_member(pg, s);
+		return true;
 	}
 	if (s->kind == PG_STEP_QUERY && !s->answered) {
 		/*

@@ -16,6 +16,8 @@
 #define SHARE_HEAD_NS (5u * 1000000u)
 /* Writes that one SQLite transaction may gather. */
 #define SHARE_WRITES_MAX 64u
+/* Quick reads that are put on one connection in one turn, before another is looked for. */
+#define SHARE_GROUP 8u
 /* Connections of one pool being opened at once. */
 #define PARALLEL_CONNECTS 4u
 #define BACKOFF_FIRST_NS (10ull * 1000000u)
@@ -71,6 +73,7 @@ static struct conn *shared_conn(struct pool *p, const struct request *r)
 {
 	bool reads = (p->driver->share & DRIVER_SHARE_READS) != 0;
 	unsigned limit = reads ? (unsigned)p->config->max_pipeline : SHARE_WRITES_MAX;
+	bool quick = reads && request_is_quick(r);
 	uint64_t now = io_now(p->io);
 	struct conn *c, *best = NULL;
 
@@ -79,13 +82,16 @@ static struct conn *shared_conn(struct pool *p, const struct request *r)
 		const struct request *head;
 
 		if (!c->shareable || c->cancelling || c->retire || c->ninflight >= limit ||
-			c->ninflight == 0) {
+			c->ninflight == 0 || c->dirty || c->tx != CONN_TX_IDLE) {
 			continue;
 		}
 		head = cds_list_first_entry(&c->inflight, struct request, link);
 		if (reads && (now - c->head_ns > SHARE_HEAD_NS || head->out.blocked ||
 				     head->session == NULL)) {
 			continue;
+		}
+		if (quick && c->turn_sends > 0 && c->turn_sends < SHARE_GROUP) {
+			return c; /* what goes out together costs less */
 		}
 		if (best == NULL || c->ninflight < best->ninflight) {
 			best = c;
@@ -135,6 +141,30 @@ static void dequeue(struct pool *p, struct request *r)
 	p->nwaiters--;
 }
 
+/* acquire_timeout after a moment; -1: a request waits as long as its own deadline lets it. */
+static uint64_t wait_end(const struct pool *p, uint64_t since_ns)
+{
+	return p->config->acquire_timeout < 0
+		       ? UINT64_MAX
+		       : since_ns + (uint64_t)p->config->acquire_timeout * 1000000u;
+}
+
+/* A waiter whose time is over, or NULL; *next gets the time at which the first of the others ends.
+ * One that was queued again stands before others whose time ends sooner. */
+static struct request *find_overdue(struct pool *p, enum pool_queue q, uint64_t now, uint64_t *next)
+{
+	struct request *r;
+
+	cds_list_for_each_entry(r, &p->waiters[q], link)
+	{
+		if (r->wait_until_ns <= now) {
+			return r;
+		}
+		*next = r->wait_until_ns < *next ? r->wait_until_ns : *next;
+	}
+	return NULL;
+}
+
 /* Failing a waiter may free it and change the queue, so start over each time. */
 static void on_expiry(struct timer *t)
 {
@@ -145,7 +175,7 @@ static void on_expiry(struct timer *t)
 	for (unsigned q = 0; q < POOL_QUEUES; q++) {
 		struct request *r;
 
-		while ((r = first_waiter(p, q)) != NULL && r->wait_until_ns <= now) {
+		while ((r = find_overdue(p, q, now, &next)) != NULL) {
 			char text[512];
 			struct failure f = {
 				.code = FAIL_TIMEOUT, .retry_safe = true, .message = text};
@@ -153,9 +183,6 @@ static void on_expiry(struct timer *t)
 			pool_describe_wait(p, text, sizeof(text));
 			count(p, POOL_METRIC_LEASE_TIMEOUTS, 1);
 			request_give_up(r, &f);
-		}
-		if (r != NULL && r->wait_until_ns < next) {
-			next = r->wait_until_ns;
 		}
 	}
 	if (next != UINT64_MAX) {
@@ -175,7 +202,7 @@ static void enqueue(struct pool *p, struct request *r)
 	}
 	cds_list_add_tail(&r->link, at);
 	r->state = REQUEST_QUEUED;
-	r->wait_until_ns = r->arrived_ns + (uint64_t)p->config->acquire_timeout * 1000000u;
+	r->wait_until_ns = wait_end(p, r->arrived_ns);
 	p->nwaiters++;
 }
 
@@ -203,7 +230,7 @@ void pool_requeue(struct pool *p, struct request *r)
 {
 	enqueue(p, r);
 	/* It has run before; its own deadline bounds the rest, and it may wait as long as any other. */
-	r->wait_until_ns = io_now(p->io) + (uint64_t)p->config->acquire_timeout * 1000000u;
+	r->wait_until_ns = wait_end(p, io_now(p->io));
 }
 
 void pool_unqueue(struct pool *p, struct request *r)
@@ -234,7 +261,7 @@ void pool_dispatch(struct pool *p)
 		}
 	}
 	if (p->nwaiters > 0) {
-		if (!timer_is_set(&p->expiry)) {
+		if (p->config->acquire_timeout >= 0 && !timer_is_set(&p->expiry)) {
 			on_expiry(&p->expiry);
 		}
 		pool_grow(p);

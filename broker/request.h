@@ -142,6 +142,12 @@ uint64_t stream_row_len(unsigned ncells, const struct stream_cell *cells);
 /* Encode a whole row into buf, which has room for stream_row_len() bytes. */
 void stream_encode_row(void *buf, unsigned ncells, const struct stream_cell *cells);
 
+/*
+ * A read without a lease that is known to take little time: it may stand in front of others, and
+ * its answer may wait for theirs.
+ */
+bool request_is_quick(const struct request *r);
+
 /* COPY IN: the server takes data now; tells the worker. */
 void request_copy_ready(struct request *r);
 

@@ -30,6 +30,8 @@ void request_cancel(struct request *r);
 void request_abandon(struct request *r);
 /* Answer the worker now; what runs goes on as an orphan.  r stays valid if it is RUNNING. */
 void request_give_up(struct request *r, const struct failure *f);
+/* RUNNING, and its lease broke: answer with what is known; it goes on as an orphan to be cancelled. */
+void request_cut_off(struct request *r, const struct failure *why);
 /* Its connection is gone: repeat it if that is allowed, else answer. */
 void request_lost(struct request *r, const struct failure *f);
 /* A twin that takes over the worker, while r stays on its connection as an orphan.  NULL: no memory,

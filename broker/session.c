@@ -23,6 +23,10 @@
 #define REQUEST_ARENA (256u * 1024u)
 /* Descriptors taken from one worker per pass, so that a flood delays the others little. */
 #define POLL_BUDGET 64u
+/* Leases of one worker, those that have ended badly and were not given back included. */
+#define MAX_LEASES 1024u
+/* A lease asks with a tag and nothing else. */
+#define LEASE_BODY_MAX 4096u
 /* Empty bells in one tick before a worker's bell is ignored and it is polled on ticks instead. */
 #define BELL_SPAM 20000u
 
@@ -72,6 +76,7 @@ struct session {
 
 	struct statement **stmts; /* by the worker's statement id */
 	unsigned nstmts; /* allocated */
+	uint64_t held; /* bytes of the bodies of its requests */
 	uint64_t part_id; /* body being assembled */
 	unsigned char *part;
 	uint64_t part_len, part_cap;
@@ -173,9 +178,16 @@ void session_set_need_wake(struct session *s, uint32_t v)
 	put(&s->broker->need_wake, v);
 }
 
+/* A request that waits for the arena could be let in. */
+static bool may_admit(struct session *s)
+{
+	return !cds_list_empty(&s->unadmitted) && s->free_blocks > s->needy;
+}
+
 bool session_look_again(struct session *s)
 {
-	return s->state == SESSION_READY && !s->paused && ring_in_pending(&s->sub) != 0;
+	return s->state == SESSION_READY &&
+	       (may_admit(s) || (!s->paused && ring_in_pending(&s->sub) != 0));
 }
 
 void session_bell(struct session *s)
@@ -404,10 +416,10 @@ void session_put_error(struct session *s, struct request *r, struct shm_completi
 	close_chunk(s, r, c);
 }
 
-/* Something was freed: let waiting requests in, and blocked results go on. */
-static void blocks_freed(struct session *s)
+/* In the order of their arrival: within a lease the order matters. */
+static void admit(struct session *s)
 {
-	while (!cds_list_empty(&s->unadmitted) && s->free_blocks > s->needy) {
+	while (may_admit(s)) {
 		struct request *r = cds_list_first_entry(&s->unadmitted, struct request, link);
 
 		cds_list_del(&r->link);
@@ -416,6 +428,12 @@ static void blocks_freed(struct session *s)
 		s->needy++;
 		request_route(r);
 	}
+}
+
+/* Something was freed: let waiting requests in, and blocked results go on. */
+static void blocks_freed(struct session *s)
+{
+	admit(s);
 	if (!cds_list_empty(&s->blocked)) {
 		struct cds_list_head again;
 
@@ -482,7 +500,11 @@ void session_request_ended(struct session *s, struct request *r)
 	}
 	cds_list_del(&r->session_link);
 	s->nrequests--;
+	s->held -= r->body_len;
 	r->session = NULL;
+	if (may_admit(s)) { /* by session_poll: here we are in the middle of something */
+		set_hot(s, true);
+	}
 }
 
 static int free_chunk_from_peer(struct session *s, uint32_t block)
@@ -553,6 +575,34 @@ static const unsigned char *span_from_peer(const struct session *s, const struct
 	return s->arena_in + at;
 }
 
+/* The library counts bodies as a whole against max_request; the margin forgives others. */
+static uint64_t max_body(const struct session *s)
+{
+	return (uint64_t)s->io->config->broker.max_request + sizeof(struct shm_body) + 4096;
+}
+
+static void drop_part(struct session *s)
+{
+	board_adjust(s->io->board, METRIC_REQUEST_MEMORY, -(int64_t)s->part_cap);
+	free(s->part);
+	s->part = NULL;
+	s->part_len = s->part_cap = s->part_id = 0;
+}
+
+static int grow_part(struct session *s, uint64_t want)
+{
+	uint64_t cap = want < 2 * s->part_cap ? 2 * s->part_cap : want;
+	void *p;
+
+	cap = cap < max_body(s) ? cap : max_body(s);
+	p = realloc(s->part, cap);
+	validate(p != NULL, -ENOMEM);
+	board_adjust(s->io->board, METRIC_REQUEST_MEMORY, (int64_t)(cap - s->part_cap));
+	s->part = p;
+	s->part_cap = cap;
+	return 0;
+}
+
 static int append_part(struct session *s, const struct shm_request *d, const unsigned char *bytes)
 {
 	uint64_t want;
@@ -562,15 +612,9 @@ static int append_part(struct session *s, const struct shm_request *d, const uns
 		s->part_len = 0;
 	}
 	want = s->part_len + d->len;
-	validate(want <= (uint64_t)s->io->config->broker.max_request + sizeof(struct shm_body) + 4096,
-		-E2BIG);
+	validate(want <= max_body(s), -E2BIG);
 	if (want > s->part_cap) {
-		uint64_t cap = want < 2 * s->part_cap ? 2 * s->part_cap : want;
-		void *p = realloc(s->part, cap);
-
-		validate(p != NULL, -ENOMEM);
-		s->part = p;
-		s->part_cap = cap;
+		validate(grow_part(s, want) == 0, -ENOMEM);
 	}
 	memcpy(s->part + s->part_len, bytes, d->len); /* the one copy */
 	s->part_len = want;
@@ -591,6 +635,7 @@ static struct statement *resolve_statement(struct session *s, const struct shm_r
 		statement_hold(s->stmts[d->stmt]);
 		return s->stmts[d->stmt];
 	}
+	validate((d->flags & REQ_F_DEFINE) == 0 || len <= CHAN_STMT_TEXT_MAX, NULL);
 	st = statement_get(s->io->statements, text, len);
 	if (st == NULL || d->stmt == 0 || (d->flags & REQ_F_DEFINE) == 0) {
 		return st;
@@ -692,55 +737,108 @@ static struct request *find_request(struct session *s, uint64_t id)
 	return NULL;
 }
 
-/* A request that needs an answer (or is a lease). */
-static int take_request(struct session *s, const struct shm_request *d, const unsigned char *bytes)
+/* Body of a request, put together of its parts and the bytes of its last descriptor. */
+static int take_body(struct session *s, const struct shm_request *d, const unsigned char *bytes,
+	struct request *r)
 {
-	uint64_t parts = s->part_id == d->id ? s->part_len : 0;
-	struct request *r;
-	int err;
+	uint64_t parts = r->body_len - d->len;
 
-	validate(d->id != 0, -EPROTO);
-	validate(s->nrequests < 2 * CHAN_RING_SLOTS, -EPROTO); /* the library stays below */
-	validate(d->pool < s->io->npools || d->lease != 0, -EPROTO);
-	r = request_create(s->io, d, parts + d->len);
-	validate(r != NULL, -ENOMEM);
 	if (parts > 0) {
 		memcpy(r->body, s->part, parts);
-		free(s->part);
-		s->part = NULL;
-		s->part_len = s->part_cap = s->part_id = 0;
+	}
+	if (s->part_cap > 0) { /* used, or given up: bodies come one after the other */
+		drop_part(s);
 	}
 	memcpy(r->body + parts, bytes, d->len); /* the one copy */
-	err = op_has_body(d->op) ? parse_body(s, d, r, parts + d->len) : 0;
-	if (err < 0) {
-		request_free(r);
-		return err;
+	return parse_body(s, d, r, r->body_len);
+}
+
+/* What the library never sends is refused before anything is allocated for it. */
+static int check_request(const struct session *s, const struct shm_request *d, uint64_t body_len)
+{
+	validate(d->id != 0, -EPROTO);
+	validate(s->nrequests < 2 * CHAN_RING_SLOTS + MAX_LEASES, -EPROTO);
+	validate(body_len <= max_body(s), -E2BIG);
+	if (d->op == REQ_LEASE) {
+		validate(d->pool < s->io->npools && body_len <= LEASE_BODY_MAX, -EPROTO);
+		validate(s->nleases < MAX_LEASES, -EPROTO);
+	} else {
+		validate(d->pool < s->io->npools || d->lease != 0, -EPROTO);
 	}
+	return 0;
+}
+
+static void add_request(struct session *s, struct request *r)
+{
 	r->session = s;
 	cds_list_add_tail(&r->session_link, &s->requests);
 	s->nrequests++;
+	s->held += r->body_len;
 	if (r->tag_len > 0) {
 		memcpy(s->tag, r->tag, r->tag_len);
 		s->tag[r->tag_len] = '\0';
 	}
-	if (d->op == REQ_LEASE) {
-		r->pool = s->io->pools[d->pool];
-		lease_ask(s, r);
-		return 0;
+}
+
+static int take_lease(struct session *s, const struct shm_request *d, struct request *r)
+{
+	int err;
+
+	r->pool = s->io->pools[d->pool];
+	err = lease_ask(s, r);
+	if (err < 0) {
+		session_request_ended(s, r);
+		request_free(r);
 	}
+	return err;
+}
+
+/* A statement, or the end of a lease.  Its lease is looked up when it is admitted. */
+static void take_statement(struct session *s, const struct shm_request *d, struct request *r)
+{
+	static const struct failure full = {.code = FAIL_BUSY,
+		.retry_safe = true,
+		.message = "the statements of this worker in flight hold more than twice max_request "
+			   "bytes: collect some first"};
+	const struct lease *l = d->lease != 0 ? session_find_lease(s, d->lease) : NULL;
+
 	s->statements++;
 	r->lease_id = d->lease;
-	r->lease = d->lease != 0 ? session_find_lease(s, d->lease) : NULL;
-	r->pool = r->lease != NULL ? r->lease->pool : s->io->pools[d->lease == 0 ? d->pool : 0];
-	request_started(r, parts + d->len);
-	if (s->free_blocks > s->needy) {
+	r->pool = l != NULL ? l->pool : s->io->pools[d->lease == 0 ? d->pool : 0];
+	request_started(r, r->body_len);
+	if (r->body_len > REQUEST_INLINE && s->held > 2 * max_body(s)) {
+		request_give_up(r, &full);
+	} else if (cds_list_empty(&s->unadmitted) && s->free_blocks > s->needy) {
 		r->out.needy = true;
 		s->needy++;
 		request_route(r);
-	} else { /* until results were given back */
+	} else { /* until results were given back, or others needed none */
 		cds_list_add_tail(&r->link, &s->unadmitted);
 		board_count(s->io->board, METRIC_BACKPRESSURE_STALLS, 1);
 	}
+}
+
+/* A request that needs an answer (or is a lease). */
+static int take_request(struct session *s, const struct shm_request *d, const unsigned char *bytes)
+{
+	bool body = op_has_body(d->op);
+	uint64_t len = body ? (s->part_id == d->id ? s->part_len : 0) + d->len : 0;
+	int err = check_request(s, d, len);
+	struct request *r;
+
+	validate(err == 0, err);
+	r = request_create(s->io, d, len);
+	validate(r != NULL, -ENOMEM);
+	err = body ? take_body(s, d, bytes, r) : 0;
+	if (err < 0) {
+		request_free(r);
+		return err;
+	}
+	add_request(s, r);
+	if (d->op == REQ_LEASE) {
+		return take_lease(s, d, r);
+	}
+	take_statement(s, d, r);
 	return 0;
 }
 
@@ -833,7 +931,11 @@ unsigned session_poll(struct session *s)
 	unsigned taken = 0;
 	uint64_t bytes = 0;
 
-	if (s->state != SESSION_READY || s->paused) {
+	if (s->state != SESSION_READY) {
+		return 0;
+	}
+	admit(s);
+	if (s->paused) {
 		return 0;
 	}
 	pending = ring_in_pending(&s->sub);
@@ -888,7 +990,6 @@ static void free_session(struct session *s)
 		statement_put(s->io->statements, s->stmts[i]);
 	}
 	free(s->stmts);
-	free(s->part);
 	free(s);
 }
 
@@ -928,6 +1029,7 @@ static void drop_work(struct session *s)
 		l = cds_list_first_entry(&s->leases, struct lease, session_link);
 		lease_orphan(l);
 	}
+	drop_part(s);
 }
 
 static void stop_serving(struct session *s)
@@ -954,9 +1056,8 @@ void session_evict(struct session *s, enum fail_code code, const char *why)
 	s->state = SESSION_EVICTED;
 	publish(&s->broker->closed, (uint32_t)code);
 	doorbell_wake(&s->broker->bell);
-	if (s->sock >= 0) {
-		shutdown(s->sock, SHUT_RDWR); /* whoever waits on it wakes up */
-	}
+	io_bell_del(s->io, s->bell); /* now it may ring as it likes */
+	shutdown(s->sock, SHUT_WR); /* whoever waits on it wakes up; that it is closed is still seen */
 	session_mirror(s);
 }
 
@@ -971,7 +1072,10 @@ void session_end(struct session *s, const char *why)
 	if (s->state == SESSION_READY) {
 		stop_serving(s);
 	}
-	if (why != NULL) {
+	if (s->state == SESSION_ATTACHING) {
+		log_info("worker %d (%s): %s", s->id.pid, s->id.name,
+			why != NULL ? why : "gone while attaching");
+	} else if (why != NULL) {
 		log_info("worker %d (%s): %s", s->id.pid, s->id.name, why);
 		board_event(io->board, BOARD_EVENT_WORKER_DEATH, "worker %d (%s): %s", s->id.pid,
 			s->id.name, why);
@@ -980,12 +1084,14 @@ void session_end(struct session *s, const char *why)
 		log_debug("worker %d (%s): detached", s->id.pid, s->id.name);
 		board_count(io->board, METRIC_DETACHES, 1);
 	}
+	if (s->state != SESSION_ATTACHING) {
+		board_adjust(io->board, METRIC_WORKERS_ATTACHED, -1);
+	}
 	s->state = SESSION_ENDED;
 	cds_list_del(&s->link);
 	io->nsessions--;
 	io->slot_taken[s->slot] = false;
 	board_worker_row(io->board, s->slot, NULL);
-	board_gauge(io->board, METRIC_WORKERS_ATTACHED, io->nsessions);
 	release_segments(s);
 	if (s->sock_polled) {
 		uv_close((uv_handle_t *)&s->sock_poll, on_handle_closed);
@@ -995,15 +1101,23 @@ void session_end(struct session *s, const char *why)
 
 static void on_pid(uv_poll_t *h, int status, int events)
 {
+	struct session *s = h->data;
+
 	(void)status;
 	(void)events;
-	session_end(h->data, "died");
+	if (s->state == SESSION_ATTACHING) { /* the handshake, which holds it, sees the end of the socket */
+		uv_poll_stop(h);
+		shutdown(s->sock, SHUT_RDWR);
+		return;
+	}
+	session_end(s, "died");
 }
 
 /* What comes on the socket is thrown away, descriptors that came along included. */
 static ssize_t drain_socket(int sock)
 {
-	char buf[256], control[CMSG_SPACE(64 * sizeof(int))];
+	alignas(struct cmsghdr) char control[CMSG_SPACE(64 * sizeof(int))];
+	char buf[256];
 	struct iovec iov = {buf, sizeof(buf)};
 	struct msghdr m = {.msg_iov = &iov,
 		.msg_iovlen = 1,
@@ -1035,14 +1149,7 @@ static void on_sock(uv_poll_t *h, int status, int events)
 	if (s->state == SESSION_READY) {
 		session_poll(s); /* it may have said good-bye just before */
 	}
-	if (s->state == SESSION_ENDED) {
-		return;
-	}
-	if (s->state == SESSION_EVICTED) { /* its slot is kept until it is dead */
-		uv_poll_stop(h);
-		return;
-	}
-	session_end(s, s->state == SESSION_READY ? "closed its socket" : "gone while attaching");
+	session_end(s, "closed its socket");
 }
 
 static int create_segments(struct session *s, uint32_t result_kib, struct session_fds *fds)
@@ -1182,7 +1289,7 @@ int session_ready(struct session *s, struct session_fds *fds)
 	}
 	s->state = SESSION_READY;
 	board_count(s->io->board, METRIC_ATTACHES, 1);
-	board_gauge(s->io->board, METRIC_WORKERS_ATTACHED, s->io->nsessions);
+	board_adjust(s->io->board, METRIC_WORKERS_ATTACHED, 1);
 	uv_poll_init(&s->io->loop, &s->sock_poll, s->sock);
 	s->sock_poll.data = s;
 	s->handles++;
@@ -1232,5 +1339,7 @@ void session_tick(struct session *s)
 	if (s->bell_ignored && s->state == SESSION_READY && ring_in_pending(&s->sub) != 0) {
 		session_poll(s);
 	}
-	session_mirror(s);
+	if (s->state != SESSION_ENDED) {
+		session_mirror(s);
+	}
 }

@@ -510,7 +510,9 @@ static void check_broker(struct run *run)
 			      run->plan->connections,
 		   10000),
 		"the pool is full again");
-	ok(metric(run, "broker_worker_deaths_total") >= run->kills, "the broker saw every death");
+	ok(wait_until(metric(run, "broker_workers") == 0, 5000), "nobody is attached any more");
+	is_int(metric(run, "broker_detaches_total") + metric(run, "broker_worker_deaths_total"),
+		metric(run, "broker_attaches_total"), "whoever attached has detached or is known to be dead");
 	is_int(metric(run, "broker_evictions_total"), 0, "nobody was evicted");
 	ok(wait_until(metric(run, "broker_request_memory_bytes") == 0, 5000),
 		"no memory is held for requests");
