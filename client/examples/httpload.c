@@ -6,9 +6,9 @@
  *
  * One process per connection.  Of 20 requests 13 ask for an item, 2 for a list, 2 for a page, and 3
  * create an item with a name that nobody else uses.  When a connection breaks, a request that only
- * reads is sent again, as browsers do.  One that writes is not: its outcome is unknown.  At the end every
- * write is looked up by its name: one that was acknowledged must be there once, one whose outcome is
- * unknown at most once.
+ * reads is sent again, as browsers do.  One that writes is not: its outcome is unknown.  At the end
+ * every write is looked up by its name: one that was acknowledged must be there once, one whose
+ * outcome is unknown at most once.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -80,7 +80,7 @@ static uint64_t now_us(void)
 	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
 }
 
-/* -- one request ---------------------------------------------------------------------------------- */
+/* -- one request ----------------------------------------------------------------------------- */
 
 static void hang_up(struct client *c)
 {
@@ -157,7 +157,8 @@ static bool exchange(struct client *c, const char *text, size_t len)
 	return answered;
 }
 
-static void note_error(struct client *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void note_error(struct client *c, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
 static void note_error(struct client *c, const char *fmt, ...)
 {
 	va_list ap;
@@ -173,7 +174,8 @@ static void note_error(struct client *c, const char *fmt, ...)
 static bool get(struct client *c, const char *target)
 {
 	char text[256];
-	int len = snprintf(text, sizeof(text), "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", target);
+	int len =
+		snprintf(text, sizeof(text), "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", target);
 
 	for (unsigned i = 0; i < TRIES; i++) {
 		struct timespec pause = {.tv_nsec = 10000000L * i};
@@ -210,7 +212,8 @@ static void post(struct client *c)
 	item_name(c, c->report->done[POST], name);
 	len = snprintf(body, sizeof(body), "name=%s&price=1.5", name);
 	len = snprintf(text, sizeof(text),
-		"POST /item HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s", len, body);
+		"POST /item HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s", len,
+		body);
 	for (unsigned i = 0; i < TRIES && !dial(c); i++) { /* nothing was sent yet */
 		c->report->resent++;
 	}
@@ -224,12 +227,12 @@ static void post(struct client *c)
 	}
 }
 
-/* -- one process ---------------------------------------------------------------------------------- */
+/* -- one process ----------------------------------------------------------------------------- */
 
 static enum kind kind_of(uint64_t i)
 {
-	static const enum kind mix[20] = {ITEM, ITEM, ITEM, POST, ITEM, ITEM, ITEMS, ITEM, PAGE, ITEM,
-		POST, ITEM, ITEM, ITEMS, ITEM, ITEM, PAGE, POST, ITEM, ITEM};
+	static const enum kind mix[20] = {ITEM, ITEM, ITEM, POST, ITEM, ITEM, ITEMS, ITEM, PAGE,
+		ITEM, POST, ITEM, ITEM, ITEMS, ITEM, ITEM, PAGE, POST, ITEM, ITEM};
 
 	return mix[i % 20];
 }
@@ -315,7 +318,8 @@ static void check_writes(struct client *c)
 	}
 }
 
-static _Noreturn void run_client(struct client *c, uint64_t end_us, uint64_t requests, int done, int go)
+static _Noreturn void run_client(
+	struct client *c, uint64_t end_us, uint64_t requests, int done, int go)
 {
 	char byte;
 
@@ -330,7 +334,7 @@ static _Noreturn void run_client(struct client *c, uint64_t end_us, uint64_t req
 	_exit(0);
 }
 
-/* -- all of them ---------------------------------------------------------------------------------- */
+/* -- all of them ----------------------------------------------------------------------------- */
 
 static int by_value(const void *a, const void *b)
 {
@@ -381,15 +385,17 @@ static int print_reports(const struct report *r, int connections, double seconds
 	}
 	printf("requests  %llu (", (unsigned long long)total);
 	for (int k = 0; k < KINDS; k++) {
-		printf("%s%llu %s", k > 0 ? ", " : "", (unsigned long long)sum.done[k], kind_names[k]);
+		printf("%s%llu %s", k > 0 ? ", " : "", (unsigned long long)sum.done[k],
+			kind_names[k]);
 	}
 	printf(")\nrate      %.0f/s over %d connections\n", (double)total / seconds, connections);
 	print_latency(r, connections);
-	printf("broken    %llu requests sent again, %llu writes without an answer (%llu of them done)\n",
+	printf("broken    %llu requests sent again, %llu writes without an answer (%llu of them "
+	       "done)\n",
 		(unsigned long long)sum.resent, (unsigned long long)sum.unknown,
 		(unsigned long long)sum.unknown_done);
-	printf("errors    %llu%s%s\n", (unsigned long long)sum.errors, sum.errors > 0 ? ", such as " : "",
-		sum.first_error);
+	printf("errors    %llu%s%s\n", (unsigned long long)sum.errors,
+		sum.errors > 0 ? ", such as " : "", sum.first_error);
 	printf("writes    %llu acknowledged: %llu missing, %llu there twice\n",
 		(unsigned long long)(sum.done[POST] - sum.unknown), (unsigned long long)sum.missing,
 		(unsigned long long)sum.twice);
@@ -419,8 +425,11 @@ static int run_all(int connections, int port, uint64_t seconds, uint64_t request
 		if (pid == 0) {
 			close(done[0]);
 			close(go[1]);
-			c = (struct client){.report = &r[i], .port = port, .number = i,
-				.run = (int)getppid(), .fd = -1};
+			c = (struct client){.report = &r[i],
+				.port = port,
+				.number = i,
+				.run = (int)getppid(),
+				.fd = -1};
 			run_client(&c, start + seconds * 1000000, requests, done[1], go[0]);
 		}
 	}
@@ -459,7 +468,8 @@ int main(int argc, char **argv)
 	}
 	port = optind + 1 == argc ? atoi(argv[optind]) : 0;
 	if (connections < 1 || connections > CONNECTIONS_MAX || port < 1 || port > 65535) {
-		fprintf(stderr, "usage: httpload [-c CONNECTIONS] [-t SECONDS | -n REQUESTS] PORT\n");
+		fprintf(stderr,
+			"usage: httpload [-c CONNECTIONS] [-t SECONDS | -n REQUESTS] PORT\n");
 		return 2;
 	}
 	requests = (requests + (uint64_t)connections - 1) / (uint64_t)connections;

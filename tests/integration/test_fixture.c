@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_fixture.c - the fixture library itself: clusters start, replicate, are promoted, hang and die
- * as asked, and nothing survives a test program that was killed.
+ * test_fixture.c - the fixture library itself: clusters start, replicate, are promoted, hang and
+ * die as asked, and nothing survives a test program that was killed.
  */
 #include "pg.h"
 #include "scratch.h"
@@ -99,7 +99,8 @@ static void test_guard(const char *self)
 	struct spawn opt = {.out = out};
 	pid_t pid = spawn_l(&opt, self, "victim", NULL);
 
-	if (!ok(wait_until(read_report(out, dir, p), 60000) && alive(p[0]) && alive(p[1]) && alive(p[2]),
+	if (!ok(wait_until(read_report(out, dir, p), 60000) && alive(p[0]) && alive(p[1]) &&
+			    alive(p[2]),
 		    "a test program has a cluster, a shell and the shell's child")) {
 		bail_out("the rest makes no sense");
 	}

@@ -2,8 +2,9 @@
 /*
  * sched.c - see sched.h.
  *
- * One run follows the decisions on the path (struct node) and extends it until nobody can go on or a
- * known state is met; then the last node with a decision left is advanced and the next run starts.
+ * One run follows the decisions on the path (struct node) and extends it until nobody can go on or
+ * a known state is met; then the last node with a decision left is advanced and the next run
+ * starts.
  */
 #include "sched.h"
 
@@ -140,7 +141,8 @@ static uint64_t scramble(uint64_t x)
 static void mix(struct hash *h, uint64_t v)
 {
 	h->a = scramble(h->a ^ scramble(v + UINT64_C(0x9e3779b97f4a7c15)));
-	h->b = scramble((h->b + UINT64_C(0x632be59bd9b4e019)) ^ scramble(v ^ UINT64_C(0xd1b54a32d192ed03)));
+	h->b = scramble(
+		(h->b + UINT64_C(0x632be59bd9b4e019)) ^ scramble(v ^ UINT64_C(0xd1b54a32d192ed03)));
 }
 
 /* The contribution of one word to the hash of memory, which is a sum over words. */
@@ -229,7 +231,8 @@ static bool may_flush(const struct thread *t, unsigned at)
 	return true;
 }
 
-static void buffer_store(struct thread *t, volatile void *p, uint64_t value, unsigned size, bool release)
+static void buffer_store(
+	struct thread *t, volatile void *p, uint64_t value, unsigned size, bool release)
 {
 	if (model->memory == MODEL_SC) {
 		if (size != 0) {
@@ -286,7 +289,8 @@ void model_store(volatile void *p, uint64_t v, unsigned size, int release)
 		write_word(p, v, size);
 		return;
 	}
-	t = point((struct op){.kind = OP_STORE, .p = p, .size = size, .value = v, .release = release});
+	t = point((struct op){
+		.kind = OP_STORE, .p = p, .size = size, .value = v, .release = release});
 	buffer_store(t, p, v, size, release);
 	learn(t, OP_STORE, 0);
 }
@@ -542,8 +546,8 @@ static bool failed(void)
 	return result->failure[0] != '\0';
 }
 
-/* The run has come to where no other was.  Paths from here if the run ends: nobody can go on, or the
- * state is known; negative if it is to be followed. */
+/* The run has come to where no other was.  Paths from here if the run ends: nobody can go on, or
+ * the state is known; negative if it is to be followed. */
 static double arrive(unsigned nactions)
 {
 	size_t slot = 0;
@@ -622,17 +626,20 @@ static bool backtrack(double paths)
 
 static void show_trace(unsigned steps)
 {
-	static const char *const ops[] = {"load", "store", "full fence", "write fence", "ring", "wait",
-		"futex wait", "woken", "futex wake"};
+	static const char *const ops[] = {"load", "store", "full fence", "write fence", "ring",
+		"wait", "futex wait", "woken", "futex wake"};
 
 	for (unsigned i = 0; i < steps; i++) {
 		const struct trace *s = &trace[i];
-		long off = s->op.p != NULL ?
-			(long)((const volatile char *)s->op.p - (const char *)model->shared) : -1;
-		const char *what = s->action.kind == ACT_KILL ? "killed" :
-			s->action.kind == ACT_FLUSH ? "flush" : ops[s->op.kind];
+		long off = s->op.p != NULL ? (long)((const volatile char *)s->op.p -
+						     (const char *)model->shared)
+					   : -1;
+		const char *what = s->action.kind == ACT_KILL    ? "killed"
+				   : s->action.kind == ACT_FLUSH ? "flush"
+								 : ops[s->op.kind];
 
-		diag("  %u: %-11s word %4ld value %" PRIu64, s->action.thread, what, off, s->op.value);
+		diag("  %u: %-11s word %4ld value %" PRIu64, s->action.thread, what, off,
+			s->op.value);
 	}
 }
 

@@ -3,12 +3,12 @@
  * test_doorbell_model.c - the wake-up protocol of shm/doorbell.h, in every interleaving.
  *
  * Two directions, step by step as client and broker do it:
- *   bells    one or two workers publish, the broker arms the flags of all, fences once, looks again and
- *            waits for an event (broker/io.c and session.c; client/send.c)
- *   futex    the broker publishes, a worker reads the bell word, sets its flag, fences, looks again and
- *            sleeps on the word (client/wait.c; broker/session.c)
- * Sleeps have no time-out here, so a wake-up that is lost leaves the sleeper behind for good.  Every
- * step that the protocol has is also left out or moved once, and each time the loss has to be found.
+ *   bells    one or two workers publish, the broker arms the flags of all, fences once, looks again
+ * and waits for an event (broker/io.c and session.c; client/send.c) futex    the broker publishes,
+ * a worker reads the bell word, sets its flag, fences, looks again and sleeps on the word
+ * (client/wait.c; broker/session.c) Sleeps have no time-out here, so a wake-up that is lost leaves
+ * the sleeper behind for good.  Every step that the protocol has is also left out or moved once,
+ * and each time the loss has to be found.
  */
 #include "ring.h"
 #include "sched.h"
@@ -58,7 +58,7 @@ static void reset(void *arg)
 	}
 }
 
-/* -- the publishers ------------------------------------------------------------------------------ */
+/* -- the publishers -------------------------------------------------------------------------- */
 
 static void wake(const struct scenario *s)
 {
@@ -113,7 +113,7 @@ static void publisher_1(void *arg)
 	publisher(arg, 1);
 }
 
-/* -- the sleepers -------------------------------------------------------------------------------- */
+/* -- the sleepers ---------------------------------------------------------------------------- */
 
 static void take_all(struct scenario *s)
 {
@@ -209,7 +209,7 @@ static void sleeper(void *arg)
 	}
 }
 
-/* -- claims -------------------------------------------------------------------------------------- */
+/* -- claims ---------------------------------------------------------------------------------- */
 
 static void final(void *arg)
 {
@@ -224,8 +224,13 @@ static void final(void *arg)
 static struct model doorbell_model(struct scenario *s, enum model_memory memory, unsigned killable)
 {
 	return (struct model){.body = {sleeper, publisher_0, s->channels == 2 ? publisher_1 : NULL},
-		.reset = reset, .final = final, .arg = s, .shared = &sh, .shared_len = sizeof(sh),
-		.memory = memory, .killable = killable};
+		.reset = reset,
+		.final = final,
+		.arg = s,
+		.shared = &sh,
+		.shared_len = sizeof(sh),
+		.memory = memory,
+		.killable = killable};
 }
 
 static void holds(struct scenario s, enum model_memory memory, unsigned killable, const char *claim)
@@ -235,7 +240,8 @@ static void holds(struct scenario s, enum model_memory memory, unsigned killable
 	model_holds(&m, claim);
 }
 
-static void breaks(struct scenario s, enum model_memory memory, enum mistake mistake, const char *what)
+static void breaks(
+	struct scenario s, enum model_memory memory, enum mistake mistake, const char *what)
 {
 	struct model m = doorbell_model(&s, memory, 0);
 
@@ -267,8 +273,10 @@ int main(void)
 	breaks(futex, MODEL_SC, BELL_READ_LATE, "the futex word read after the second look");
 	breaks(futex, MODEL_SC, NO_BUMP, "a wake that does not change the futex word");
 
-	holds(bells, MODEL_TSO, 3, "bells: a dead sleeper holds nobody up, a dead publisher harms nobody");
-	holds(futex, MODEL_TSO, 3, "futex: a dead sleeper holds nobody up, a dead publisher harms nobody");
+	holds(bells, MODEL_TSO, 3,
+		"bells: a dead sleeper holds nobody up, a dead publisher harms nobody");
+	holds(futex, MODEL_TSO, 3,
+		"futex: a dead sleeper holds nobody up, a dead publisher harms nobody");
 	bells.channels = 2;
 	bells.messages = 2;
 	holds(bells, MODEL_SC, 0, "bells: one fence for two flags");

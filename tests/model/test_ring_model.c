@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_ring_model.c - shm/ring.h in every interleaving of a producer and a consumer, against an array.
+ * test_ring_model.c - shm/ring.h in every interleaving of a producer and a consumer, against an
+ * array.
  *
  * The producer numbers its messages and notes each in an array before it pushes it; the consumer
- * compares what it takes with the array.  Either may be killed at every point.  Then the same with a
- * mistake planted on either side: each has to be found.
+ * compares what it takes with the array.  Either may be killed at every point.  Then the same with
+ * a mistake planted on either side: each has to be found.
  */
 #include "ring.h"
 #include "sched.h"
@@ -98,7 +99,8 @@ static void producer(void *arg)
 
 		model_local(local, sizeof(local));
 		space = ring_out_space(&s->out) + (s->mistake == OVERRUN);
-		model_assert(space <= s->slots || s->mistake == OVERRUN, "space is at most the ring");
+		model_assert(
+			space <= s->slots || s->mistake == OVERRUN, "space is at most the ring");
 		n = least(least(space, s->batch), s->messages - s->pushed);
 		for (unsigned i = 0; i < n; i++) {
 			push(s);
@@ -146,7 +148,8 @@ static void consumer(void *arg)
 	}
 }
 
-/* Who is left with a dead partner spins for ever; an ending without a death is the end of the work. */
+/* Who is left with a dead partner spins for ever; an ending without a death is the end of the work.
+ */
 static void final(void *arg)
 {
 	const struct scenario *s = arg;
@@ -160,8 +163,14 @@ static void final(void *arg)
 
 static struct model ring_model(struct scenario *s, enum model_memory memory, unsigned killable)
 {
-	return (struct model){.body = {producer, consumer}, .reset = reset, .final = final, .arg = s,
-		.shared = &sh, .shared_len = sizeof(sh), .memory = memory, .killable = killable};
+	return (struct model){.body = {producer, consumer},
+		.reset = reset,
+		.final = final,
+		.arg = s,
+		.shared = &sh,
+		.shared_len = sizeof(sh),
+		.memory = memory,
+		.killable = killable};
 }
 
 static void holds(struct scenario s, enum model_memory memory, unsigned killable, const char *claim)
@@ -201,11 +210,11 @@ int main(void)
 		MODEL_SC, "a slot published before it is written");
 	breaks((struct scenario){.slots = 2, .messages = 1, .batch = 1, .mistake = PUBLISH_RELAXED},
 		MODEL_PSO, "a position stored without release");
-	breaks((struct scenario){.slots = 2, .messages = 3, .batch = 3, .mistake = OVERRUN}, MODEL_SC,
-		"a producer that overruns the ring");
+	breaks((struct scenario){.slots = 2, .messages = 3, .batch = 3, .mistake = OVERRUN},
+		MODEL_SC, "a producer that overruns the ring");
 	breaks((struct scenario){.slots = 2, .messages = 3, .batch = 2, .mistake = RETIRE_EARLY},
 		MODEL_SC, "slots given back before they are copied");
-	breaks((struct scenario){.slots = 2, .messages = 3, .batch = 1, .mistake = TAKE_BEYOND}, MODEL_SC,
-		"a message taken that was not published");
+	breaks((struct scenario){.slots = 2, .messages = 3, .batch = 1, .mistake = TAKE_BEYOND},
+		MODEL_SC, "a message taken that was not published");
 	return done_testing();
 }

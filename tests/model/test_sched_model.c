@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_sched_model.c - the model checker on programs whose outcomes are known by heart: it finds all
- * of them, no others, and the merging of states changes nothing.
+ * test_sched_model.c - the model checker on programs whose outcomes are known by heart: it finds
+ * all of them, no others, and the merging of states changes nothing.
  */
 #include "atomics.h"
 #include "sched.h"
@@ -32,7 +32,7 @@ static void count_outcome(void *arg)
 static unsigned seen(void)
 {
 	return (outcomes[0] > 0) | (outcomes[1] > 0) << 1 | (outcomes[2] > 0) << 2 |
-		(outcomes[3] > 0) << 3;
+	       (outcomes[3] > 0) << 3;
 }
 
 static void explore(struct model m, struct model_result *r)
@@ -177,8 +177,12 @@ static void final_killed(void *arg)
 
 static void test_killing(void)
 {
-	struct model m = {.body = {mp_relaxed}, .reset = reset, .final = final_killed, .shared = &sh,
-		.shared_len = sizeof(sh), .killable = 1};
+	struct model m = {.body = {mp_relaxed},
+		.reset = reset,
+		.final = final_killed,
+		.shared = &sh,
+		.shared_len = sizeof(sh),
+		.killable = 1};
 	struct model_result r;
 
 	memset(outcomes, 0, sizeof(outcomes));
@@ -216,8 +220,11 @@ static void final_stuck(void *arg)
 
 static void test_waiting(void)
 {
-	struct model m = {.body = {waiter, ringer}, .reset = reset, .final = final_stuck,
-		.shared = &sh, .shared_len = sizeof(sh)};
+	struct model m = {.body = {waiter, ringer},
+		.reset = reset,
+		.final = final_stuck,
+		.shared = &sh,
+		.shared_len = sizeof(sh)};
 	struct model_result r;
 
 	stuck = 0;

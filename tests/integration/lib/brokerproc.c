@@ -86,8 +86,7 @@ static void start_ready(struct broker_proc *p)
 	}
 }
 
-static struct broker_proc *prepare(
-	const char *verb, const char *url, const char *const *settings)
+static struct broker_proc *prepare(const char *verb, const char *url, const char *const *settings)
 {
 	struct broker_proc *p = new_broker();
 	char *socket = scratch_format("broker.socket=%s", p->socket);
@@ -149,7 +148,8 @@ static bool listens(const struct broker_proc *p)
 	int n;
 
 	if (strlen(p->socket) >= sizeof(to.sun_path)) {
-		bail_out("%s is too long for a socket; set TEST_TMPDIR to a shorter path", p->socket);
+		bail_out("%s is too long for a socket; set TEST_TMPDIR to a shorter path",
+			p->socket);
 	}
 	memcpy(to.sun_path, p->socket, strlen(p->socket) + 1);
 	n = connect(fd, (struct sockaddr *)&to, sizeof(to));

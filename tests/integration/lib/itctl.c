@@ -53,7 +53,8 @@ static void answer_broker(struct broker_proc *p)
 		bail_out("too many brokers");
 	}
 	brokers[nbrokers] = p;
-	printf("ok\t%u\t%s\t%d\t%s\n", nbrokers, broker_socket(p), (int)broker_pid(p), broker_log(p));
+	printf("ok\t%u\t%s\t%d\t%s\n", nbrokers, broker_socket(p), (int)broker_pid(p),
+		broker_log(p));
 	nbrokers++;
 }
 
@@ -65,8 +66,10 @@ static void answer_status(int status)
 
 static enum pg_mode mode_of(const char *word)
 {
-	static const char *const names[] = {
-		[PG_SMART] = "smart", [PG_FAST] = "fast", [PG_IMMEDIATE] = "immediate", [PG_KILL] = "kill"};
+	static const char *const names[] = {[PG_SMART] = "smart",
+		[PG_FAST] = "fast",
+		[PG_IMMEDIATE] = "immediate",
+		[PG_KILL] = "kill"};
 
 	for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		if (word != NULL && strcmp(word, names[i]) == 0) {

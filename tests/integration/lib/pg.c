@@ -51,8 +51,8 @@ static int version_of(const char *bindir)
 /* Directory of the newest server programs, or NULL. */
 static const char *bindir(void)
 {
-	static const char *const patterns[] = {
-		"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/local/pgsql/bin", "/usr/bin"};
+	static const char *const patterns[] = {"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin",
+		"/usr/local/pgsql/bin", "/usr/bin"};
 	static char found[256];
 	glob_t g = {0};
 
@@ -107,8 +107,8 @@ static void must_run(const char *const *argv, bool plain_user, const char *log)
 static void init_template(const char *data, const char *log)
 {
 	char *initdb = program("initdb");
-	const char *const argv[] = {initdb, "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8",
-		"--locale=C.UTF-8", "--no-sync", NULL};
+	const char *const argv[] = {initdb, "-D", data, "-A", "trust", "-U", "postgres", "-E",
+		"UTF8", "--locale=C.UTF-8", "--no-sync", NULL};
 
 	must_run(argv, true, log);
 	free(initdb);
@@ -147,7 +147,8 @@ static char *template(const char *place, const char *log)
 
 	spawn_user(&uid, &gid);
 	cache = cache != NULL ? cache : scratch_dir();
-	path = scratch_format("%s/pg%d-%d", cache, version_of(bindir()), (int)(uid ? uid : getuid()));
+	path = scratch_format(
+		"%s/pg%d-%d", cache, version_of(bindir()), (int)(uid ? uid : getuid()));
 	lock = lock_cache(cache);
 	if (access(path, F_OK) < 0) {
 		fresh = scratch_format("%s/template", place);
@@ -208,7 +209,8 @@ void pg_restart(struct pg_cluster *pg)
 {
 	const char *argv[16 + 2 * SETTINGS_MAX] = {NULL, "-D", pg->data, "-k", pg->dir, "-c",
 		"listen_addresses=", "-c", "fsync=off", "-c", "shared_buffers=32MB"};
-	struct spawn opt = {.log = pg->log, .plain_user = true, .dir = "/", .death_signal = SIGQUIT};
+	struct spawn opt = {
+		.log = pg->log, .plain_user = true, .dir = "/", .death_signal = SIGQUIT};
 	unsigned n = 11;
 	char *postgres = program("postgres");
 
@@ -278,8 +280,10 @@ static void signal_all(const struct pg_cluster *pg, int sig)
 
 void pg_stop(struct pg_cluster *pg, enum pg_mode mode)
 {
-	static const int signals[] = {
-		[PG_SMART] = SIGTERM, [PG_FAST] = SIGINT, [PG_IMMEDIATE] = SIGQUIT, [PG_KILL] = SIGKILL};
+	static const int signals[] = {[PG_SMART] = SIGTERM,
+		[PG_FAST] = SIGINT,
+		[PG_IMMEDIATE] = SIGQUIT,
+		[PG_KILL] = SIGKILL};
 	bool late = false;
 
 	forget_connection(pg);

@@ -3,9 +3,10 @@
  * pg.h - private PostgreSQL clusters for tests.
  *
  * A cluster lives in the test's scratch directory, listens on a Unix socket there and on nothing
- * else, trusts everyone who reaches the socket, and has one superuser, postgres.  When the test runs
- * as root the server runs as another user (spawn_user).  It is a direct child of the test and dies
- * with it.  initdb runs once: later clusters are copies of a template, kept in TEST_CACHE if set.
+ * else, trusts everyone who reaches the socket, and has one superuser, postgres.  When the test
+ * runs as root the server runs as another user (spawn_user).  It is a direct child of the test and
+ * dies with it.  initdb runs once: later clusters are copies of a template, kept in TEST_CACHE if
+ * set.
  *
  * fsync is off unless a setting says otherwise: tests end processes, not machines.
  *

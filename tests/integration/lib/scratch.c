@@ -167,7 +167,8 @@ static void at_exit(void)
 	dir = NULL;
 }
 
-/* Holds nothing of the test's but the name of the directory, so that it delays nobody's end of file. */
+/* Holds nothing of the test's but the name of the directory, so that it delays nobody's end of
+ * file. */
 static _Noreturn void guard(pid_t test)
 {
 	struct pollfd p = {.events = POLLIN};

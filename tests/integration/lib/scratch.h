@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * scratch.h - a private directory for one test program, and the promise that nothing is left behind.
+ * scratch.h - a private directory for one test program, and the promise that nothing is left
+ * behind.
  *
  * The directory is made on first use, under TEST_TMPDIR or /tmp, passable (0711) so that a database
  * server that runs as another user can reach what it owns in there, and short enough for socket

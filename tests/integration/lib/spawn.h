@@ -2,10 +2,10 @@
 /*
  * spawn.h - start programs that cannot outlive the test.
  *
- * Every child gets a death signal from the kernel for the case that its parent thread ends, so start
- * children from the main thread only.  Children inherit standard input, output and error (unless a
- * log is given) and no other descriptor but the one named.  Settings of the outer world that would
- * change what broker or PostgreSQL do (BROKER_<SECTION>_<KEY>, BROKER_FD, BROKER_SOCKET,
+ * Every child gets a death signal from the kernel for the case that its parent thread ends, so
+ * start children from the main thread only.  Children inherit standard input, output and error
+ * (unless a log is given) and no other descriptor but the one named.  Settings of the outer world
+ * that would change what broker or PostgreSQL do (BROKER_<SECTION>_<KEY>, BROKER_FD, BROKER_SOCKET,
  * BROKER_CONFIG, PG*) are not handed on.
  */
 #ifndef IT_SPAWN_H
@@ -49,7 +49,8 @@ int spawn_run(const char *const *argv, const struct spawn *opt, int64_t timeout_
  * NULL. */
 char *spawn_output(const char *const *argv, const struct spawn *opt, int *status);
 
-/* Number of threads of a process if all of them are stopped by a signal, else 0; -1 if it is gone. */
+/* Number of threads of a process if all of them are stopped by a signal, else 0;
+ * -1 if it is gone. */
 int spawn_stopped_threads(pid_t pid);
 
 /* SIGSTOP and wait until it stands still; SIGCONT. */
