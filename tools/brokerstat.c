@@ -7,6 +7,8 @@
  */
 #include "brokerstat.h"
 
+#include "exporter.h"
+
 #include <errno.h>
 #include <getopt.h>
 #include <locale.h>
@@ -30,6 +32,8 @@ static const char usage_text[] =
 	"  -s, --slow          slow statements; with -j one JSON object per line\n"
 	"  -e, --events        the event log\n"
 	"  -l, --list          names, kinds, units and descriptions of all metrics\n"
+	"  --listen [ADDR:]PORT  serve metrics for Prometheus, health checks, JSON and a\n"
+	"                      dashboard over HTTP; ADDR is 127.0.0.1 unless given\n"
 	"\n"
 	"Options:\n"
 	"  -n, --name NAME     the broker: path of its socket or board, or NAME for\n"
@@ -77,6 +81,8 @@ static bool parse_count(const char *s, unsigned long *out)
 	return *s >= '0' && *s <= '9' && *end == '\0' && errno == 0 && *out > 0;
 }
 
+#define OPTION_LISTEN 256 /* has no letter */
+
 static const struct option long_options[] = {
 	{"once", no_argument, NULL, '1'},
 	{"json", no_argument, NULL, 'j'},
@@ -86,6 +92,7 @@ static const struct option long_options[] = {
 	{"slow", no_argument, NULL, 's'},
 	{"events", no_argument, NULL, 'e'},
 	{"list", no_argument, NULL, 'l'},
+	{"listen", required_argument, NULL, OPTION_LISTEN},
 	{"name", required_argument, NULL, 'n'},
 	{"interval", required_argument, NULL, 'w'},
 	{"count", required_argument, NULL, 'c'},
@@ -109,6 +116,7 @@ static const struct {
 	{'s', STAT_SLOW},
 	{'e', STAT_EVENTS},
 	{'l', STAT_LIST},
+	{OPTION_LISTEN, STAT_LISTEN},
 };
 
 /* One view only, but -s -j. */
@@ -141,6 +149,9 @@ static bool parse_value(struct stat_options *opt, int letter, const char *arg)
 		return true;
 	case 'c':
 		return parse_count(arg, &opt->count);
+	case OPTION_LISTEN:
+		opt->listen = arg;
+		return choose_view(opt, OPTION_LISTEN);
 	case 'w':
 		return parse_seconds(arg, 0.01, &opt->interval);
 	default: /* 't' */
@@ -180,6 +191,7 @@ static int parse_options(int argc, char **argv, struct stat_options *opt)
 		case 'c':
 		case 't':
 		case 'f':
+		case OPTION_LISTEN:
 			if (!parse_value(opt, c, optarg)) {
 				return usage_error("invalid value '%s'", optarg);
 			}
@@ -350,6 +362,9 @@ int main(int argc, char **argv)
 	err = parse_options(argc, argv, &opt);
 	if (err >= 0) {
 		return err;
+	}
+	if (opt.view == STAT_LISTEN) {
+		return exporter_run(opt.name, opt.listen);
 	}
 	if (opt.view == STAT_LIVE && !isatty(STDOUT_FILENO)) {
 		opt.view = STAT_ONCE;

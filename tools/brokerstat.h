@@ -29,6 +29,7 @@ enum stat_view {
 	STAT_SLOW, /* -s */
 	STAT_EVENTS, /* -e */
 	STAT_LIST, /* -l */
+	STAT_LISTEN, /* --listen */
 };
 
 struct stat_options {
@@ -36,6 +37,7 @@ struct stat_options {
 	bool json; /* with STAT_SLOW: one JSON object per line */
 	const char *name; /* -n */
 	const char *filter; /* -f */
+	const char *listen; /* --listen: [ADDR:]PORT */
 	double interval; /* -w, seconds; 0 = once */
 	unsigned long count; /* -c; 0 = for ever */
 	int64_t wait_ms; /* -t */

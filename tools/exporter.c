@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: MIT */
+/* exporter.c - see exporter.h: the loop, the samples, and which path is which document. */
+#include "exporter.h"
+
+#include "brokerstat.h"
+#include "brokerstat_json.h"
+#include "exporter_http.h"
+#include "exporter_json.h"
+#include "exporter_ready.h"
+#include "exporter_text.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#define FRESH_NS UINT64_C(50000000) /* requests that come together share a sample */
+#define TYPE_JSON "application/json"
+#define TYPE_TEXT "text/plain; charset=utf-8"
+
+struct exporter {
+	const char *name;
+	struct http_server *http;
+	struct reader *reader; /* NULL: no board yet */
+	struct sample *fresh; /* for requests */
+	uint64_t fresh_ns; /* when it was taken */
+	char trouble[1024]; /* last text printed about the board */
+};
+
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Samples
+ */
+
+/* Follow the broker to its newest board; say once what is wrong with it. */
+static void find_board(struct exporter *e)
+{
+	char text[sizeof(e->trouble)];
+
+	if (e->reader != NULL) {
+		reader_follow(e->reader);
+	} else if (reader_open(e->name, 0, &e->reader, text, sizeof(text)) < 0 &&
+		   strcmp(e->trouble, text) != 0) {
+		fprintf(stderr, "brokerstat: %s; waiting for it\n", text);
+		memcpy(e->trouble, text, sizeof(text));
+	}
+}
+
+/* A sample for a request; NULL if there is no board, or no memory. */
+static const struct sample *sample_now(struct exporter *e)
+{
+	struct sample *s;
+
+	if (e->fresh != NULL && now_ns() - e->fresh_ns < FRESH_NS) {
+		return e->fresh;
+	}
+	find_board(e);
+	if (e->reader == NULL || reader_sample(e->reader, &s) < 0) {
+		return NULL;
+	}
+	sample_free(&e->fresh);
+	e->fresh = s;
+	e->fresh_ns = now_ns();
+	return s;
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Documents
+ */
+
+static void reply_static(struct http_reply *r, unsigned status, const char *type, const char *text)
+{
+	*r = (struct http_reply){.status = status, .type = type, .body = text, .len = strlen(text)};
+}
+
+/* Consumes root; NULL: memory ran out. */
+static void reply_json(struct http_reply *r, unsigned status, json_t *root)
+{
+	char *text = root == NULL ? NULL
+				  : json_dumps(root, JSON_COMPACT | JSON_PRESERVE_ORDER |
+							     JSON_REAL_PRECISION(15));
+
+	json_decref(root);
+	if (text == NULL) {
+		reply_static(r, 500, TYPE_JSON, "{\"error\":\"out of memory\"}");
+		return;
+	}
+	*r = (struct http_reply){.status = status,
+		.type = TYPE_JSON,
+		.body = text,
+		.len = strlen(text),
+		.owned = true};
+}
+
+static void answer_metrics(struct exporter *e, const struct http_request *req, struct http_reply *r)
+{
+	enum exporter_format format = exporter_accepts(http_header(req, "Accept"));
+	const struct sample *s = sample_now(e);
+	char *text = NULL;
+	size_t len = 0;
+	FILE *f = open_memstream(&text, &len);
+
+	if (f != NULL) {
+		exporter_text(f, s, format);
+		if (fclose(f) == 0) {
+			*r = (struct http_reply){.type = exporter_content_type(format),
+				.body = text,
+				.len = len,
+				.owned = true};
+			return;
+		}
+		free(text);
+	}
+	reply_static(r, 500, TYPE_TEXT, "out of memory\n");
+}
+
+static void answer_health(struct exporter *e, const struct http_request *req, struct http_reply *r)
+{
+	const struct sample *s = sample_now(e);
+
+	reply_json(r, broker_healthy(s) ? 200 : 503, document_health(s));
+}
+
+/* ?pool=NAME asks for one pool, ?need=read is content with pools that take no writes. */
+static void answer_ready(struct exporter *e, const struct http_request *req, struct http_reply *r)
+{
+	const struct sample *s = sample_now(e);
+	const char *pool = http_query(req, "pool"), *need = http_query(req, "need");
+	bool write = need == NULL || strcmp(need, "write") == 0;
+	bool ready;
+	json_t *doc;
+
+	if (!write && strcmp(need, "read") != 0) {
+		reply_static(r, 400, TYPE_JSON, "{\"error\":\"need is read or write\"}");
+		return;
+	}
+	doc = document_ready(s, pool, write, &ready);
+	reply_json(r, ready ? 200 : 503, doc);
+}
+
+/* A document of one sample. */
+static void answer_table(struct exporter *e, struct http_reply *r, const char *key,
+	json_t *(*table)(const struct sample *))
+{
+	const struct sample *s = sample_now(e);
+
+	if (s == NULL) {
+		reply_static(r, 503, TYPE_JSON, "{\"error\":\"no board of a broker\"}");
+		return;
+	}
+	reply_json(r, 200, document_table(s, key, table(s)));
+}
+
+static void answer_pools(struct exporter *e, const struct http_request *req, struct http_reply *r)
+{
+	answer_table(e, r, "pools", json_pools);
+}
+
+static void answer_servers(struct exporter *e, const struct http_request *req, struct http_reply *r)
+{
+	answer_table(e, r, "servers", json_servers);
+}
+
+static void answer_connections(
+	struct exporter *e, const struct http_request *req, struct http_reply *r)
+{
+	answer_table(e, r, "connections", json_connections);
+}
+
+static void answer_workers(struct exporter *e, const struct http_request *req, struct http_reply *r)
+{
+	answer_table(e, r, "workers", json_workers);
+}
+
+static json_t *all_events(const struct sample *s)
+{
+	return json_events(s, 0);
+}
+
+static void answer_events(struct exporter *e, const struct http_request *req, struct http_reply *r)
+{
+	answer_table(e, r, "events", all_events);
+}
+
+static void answer_slow(struct exporter *e, const struct http_request *req, struct http_reply *r)
+{
+	const struct sample *s = sample_now(e);
+	struct numbered_slow *v = NULL;
+	uint64_t lost;
+	int n = s == NULL ? -ENOENT : reader_slow(e->reader, 0, &v, &lost);
+
+	if (n == -EACCES || n == -EPERM) {
+		reply_static(r, 403, TYPE_JSON,
+			"{\"error\":\"the slow-query segment may not be read by this process\"}");
+	} else if (n < 0) {
+		reply_static(r, 503, TYPE_JSON, "{\"error\":\"no slow-query segment\"}");
+	} else {
+		reply_json(r, 200, document_table(s, "slow", json_slow_list(s, v, (unsigned)n)));
+	}
+	free(v);
+}
+
+/* Every path; each stands in brokerstat(1). */
+static const struct {
+	const char *path;
+	void (*answer)(struct exporter *e, const struct http_request *req, struct http_reply *r);
+} endpoints[] = {
+	{"/metrics", answer_metrics},
+	{"/healthz", answer_health},
+	{"/readyz", answer_ready},
+	{"/api/pools.json", answer_pools},
+	{"/api/servers.json", answer_servers},
+	{"/api/connections.json", answer_connections},
+	{"/api/workers.json", answer_workers},
+	{"/api/slow.json", answer_slow},
+	{"/api/events.json", answer_events},
+};
+
+static void answer(void *ctx, const struct http_request *req, struct http_reply *r)
+{
+	const char *path = http_path(req);
+
+	for (unsigned i = 0; i < array_size(endpoints); i++) {
+		if (strcmp(path, endpoints[i].path) == 0) {
+			endpoints[i].answer(ctx, req, r);
+			return;
+		}
+	}
+	reply_static(r, 404, TYPE_TEXT, "no such document\n");
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * The loop
+ */
+
+static int signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0) {
+		return -1;
+	}
+	signal(SIGPIPE, SIG_IGN);
+	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+static int serve(struct exporter *e, int signal_fd)
+{
+	struct pollfd fds[] = {
+		{.fd = signal_fd, .events = POLLIN},
+		{.fd = http_fd(e->http), .events = POLLIN},
+	};
+
+	find_board(e);
+	for (;;) {
+		if (poll(fds, array_size(fds), http_timeout(e->http)) < 0 && errno != EINTR) {
+			fprintf(stderr, "brokerstat: poll: %s\n", strerror(errno));
+			return STAT_NOT_FOUND;
+		}
+		if (fds[0].revents != 0) {
+			return STAT_OK;
+		}
+		http_turn(e->http);
+	}
+}
+
+int exporter_run(const char *name, const char *where)
+{
+	struct exporter e = {.name = name};
+	struct http_calls calls = {answer, &e};
+	int signal_fd = signals();
+	int rc = signal_fd < 0 ? -errno : http_create(where, &calls, &e.http);
+
+	if (rc < 0) {
+		fprintf(stderr, "brokerstat: cannot listen on %s: %s\n", where,
+			rc == -EINVAL ? "not [ADDR:]PORT" : strerror(-rc));
+		rc = rc == -EINVAL ? STAT_USAGE : STAT_NOT_FOUND;
+	} else {
+		printf("listening on %s\n", http_url(e.http));
+		fflush(stdout);
+		rc = serve(&e, signal_fd);
+	}
+	http_destroy(&e.http);
+	reader_close(&e.reader);
+	sample_free(&e.fresh);
+	if (signal_fd >= 0) {
+		close(signal_fd);
+	}
+	return rc;
+}
