@@ -148,7 +148,7 @@ static bool is(const char *s, size_t len, const char *word)
 int isotime_parse(const char *s, size_t len, int64_t *us)
 {
 	struct cursor c = {s, s + len};
-	int64_t y, m, d, clock = 0, zone = 0, day;
+	int64_t y, m, d, clock = 0, zone = 0, day, sum;
 
 	if (is(s, len, "infinity") || is(s, len, "-infinity")) {
 		return ISOTIME_RANGE;
@@ -170,9 +170,10 @@ int isotime_parse(const char *s, size_t len, int64_t *us)
 	}
 	day = days_from_civil(y, (unsigned)m, (unsigned)d);
 	if (y < 1 || __builtin_mul_overflow(day, DAY_US, &day) ||
-		__builtin_add_overflow(day, clock - zone, us)) {
+		__builtin_add_overflow(day, clock - zone, &sum)) {
 		return ISOTIME_RANGE;
 	}
+	*us = sum;
 	return 0;
 }
 

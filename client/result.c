@@ -201,7 +201,10 @@ static uint64_t patience(const struct broker_result *r)
 	return r->deadline_ns == 0 ? 0 : r->deadline_ns + CHAN_GRACE_NS;
 }
 
-/* Wait for more of the stream.  MORE, or the code with which the statement failed. */
+/*
+ * Wait for more of the stream.  MORE, or the code with which the statement failed; rows that came
+ * before the failure are read first.
+ */
 static int wait_more(struct broker_result *r)
 {
 	give_spent(r); /* before anything else: it may be what the broker waits for */
@@ -211,7 +214,7 @@ static int wait_more(struct broker_result *r)
 			result_give_up(r);
 		}
 	}
-	return r->ended && r->code < 0 ? result_fail(r) : MORE;
+	return r->ended && r->code < 0 && r->rr.first == NULL ? result_fail(r) : MORE;
 }
 
 static int broken_stream(struct broker_result *r, int rc)
@@ -271,15 +274,15 @@ int result_deliver(struct broker_result *r, bool keep)
 	if (!keep) {
 		return drain(r);
 	}
-	if (r->ended && r->code < 0) { /* known at once, rows that came before are of no use */
-		return result_fail(r);
-	}
 	while (!r->ended && r->rr.first == NULL) {
 		int rc = wait_more(r);
 
 		if (rc < 0) {
 			return rc;
 		}
+	}
+	if (r->ended && r->code < 0) { /* known at once: rows that came before are of no use */
+		return result_fail(r);
 	}
 	return read_columns(r);
 }

@@ -7,6 +7,8 @@
 
 /* A buffer for large rows is kept for the next stream up to this size. */
 #define KEEP_BYTES 65536u
+/* No cell is longer: its length has 32 bits. */
+#define CELL_MAX (sizeof(struct shm_cell) + (UINT64_C(1) << 32))
 
 void rowreader_init(struct rowreader *rr)
 {
@@ -308,6 +310,9 @@ static int read_row(struct rowreader *rr)
 			return rc;
 		}
 		memcpy(&head, p, sizeof(head));
+		if (head.len > rr->ncols * CELL_MAX) {
+			return ROWREADER_CORRUPT;
+		}
 		rr->row_len = head.len;
 		rr->row_head_done = true;
 	}
