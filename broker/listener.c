@@ -173,7 +173,8 @@ static int single_fd(struct msghdr *m)
 	return fd;
 }
 
-/* Receive one message; *fd (may be NULL) gets the descriptor that came along. */
+/* Receive one message; *fd (may be NULL) gets the descriptor that came along.  Its length, also if it
+ * is longer than the buffer. */
 static ssize_t receive(int sock, void *buf, size_t size, int *fd)
 {
 	alignas(struct cmsghdr) char control[CMSG_SPACE(32 * sizeof(int))];
@@ -182,7 +183,7 @@ static ssize_t receive(int sock, void *buf, size_t size, int *fd)
 		.msg_iovlen = 1,
 		.msg_control = control,
 		.msg_controllen = sizeof(control)};
-	ssize_t n = recvmsg(sock, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	ssize_t n = recvmsg(sock, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC | MSG_TRUNC);
 
 	if (n < 0) {
 		return -errno;
