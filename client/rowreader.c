@@ -98,37 +98,43 @@ static int fail(struct rowreader *rr, int code)
 	return code;
 }
 
-/* Room for n bytes in the buffer, keeping what is there. */
+/*
+ * Room for more of a piece of n bytes.  The buffer grows with what arrives, not with what is
+ * announced: doubling is cheap for large buffers, whose pages the C library moves instead of copying.
+ */
 static bool grow(struct rowreader *rr, size_t n)
 {
+	size_t cap = rr->buf_cap < KEEP_BYTES / 2 ? KEEP_BYTES : rr->buf_cap * 2;
 	unsigned char *p;
 
-	if (n <= rr->buf_cap) {
-		return true;
-	}
-	p = realloc(rr->buf, n);
+	cap = cap < n ? cap : n;
+	p = realloc(rr->buf, cap);
 	if (p == NULL) {
 		return false;
 	}
 	rr->buf = p;
-	rr->buf_cap = n;
+	rr->buf_cap = cap;
 	return true;
 }
 
-/* Copy from the queue until the buffer holds n bytes or the queue is empty. */
-static void collect(struct rowreader *rr, size_t n)
+/* Copy from the queue until the buffer holds n bytes or the queue is empty.  False: no memory. */
+static bool collect(struct rowreader *rr, size_t n)
 {
 	while (rr->buf_have < n && rr->first != NULL) {
-		size_t avail = rr->first->len - rr->pos;
-		size_t take = n - rr->buf_have < avail ? n - rr->buf_have : avail;
+		size_t take = rr->first->len - rr->pos;
 
+		take = take < n - rr->buf_have ? take : n - rr->buf_have;
+		while (rr->buf_cap < rr->buf_have + take) {
+			if (!grow(rr, n)) {
+				return false;
+			}
+		}
 		memcpy(rr->buf + rr->buf_have, rr->first->data + rr->pos, take);
 		rr->buf_have += take;
 		rr->pos += (uint32_t)take;
-		if (rr->pos == rr->first->len) {
-			spend_first(rr);
-		}
+		rowreader_skip(rr);
 	}
+	return true;
 }
 
 /*
@@ -144,11 +150,8 @@ static int piece(struct rowreader *rr, uint64_t n, const unsigned char **out)
 		rr->in_place = true;
 		return 1;
 	}
-	if (rr->first != NULL || rr->buf_have != 0) {
-		if (n > SIZE_MAX / 2 || !grow(rr, (size_t)n)) {
-			return ROWREADER_MEMORY;
-		}
-		collect(rr, (size_t)n);
+	if (n > SIZE_MAX / 2 || !collect(rr, (size_t)n)) {
+		return ROWREADER_MEMORY;
 	}
 	if (rr->buf_have < n) {
 		return rr->ended ? ROWREADER_CORRUPT : ROWREADER_WANT_MORE;
