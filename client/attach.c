@@ -63,7 +63,7 @@ static void close_fds(struct reply_fds *f)
 	f->n = 0;
 }
 
-/* -- reply --------------------------------------------------------------------------------------- */
+/* -- reply ----------------------------------------------------------------------------------- */
 
 static void take_fds(struct msghdr *m, struct reply_fds *f)
 {
@@ -126,8 +126,8 @@ static int check_reply(const struct attach_reply *r, ssize_t n, const struct rep
 		int code = -(int)r->code;
 		bool known = code <= BROKER_E_ARGUMENT && code >= BROKER_E_INTERNAL;
 
-		return errstate_set(e, known ? code : BROKER_E_REFUSED, "%.*s", (int)sizeof(r->text),
-			r->text);
+		return errstate_set(
+			e, known ? code : BROKER_E_REFUSED, "%.*s", (int)sizeof(r->text), r->text);
 	}
 	if (cut || f->n != REPLY_FDS) {
 		return errstate_set(e, BROKER_E_VERSION,
@@ -136,7 +136,7 @@ static int check_reply(const struct attach_reply *r, ssize_t n, const struct rep
 	return 0;
 }
 
-/* -- mapping ------------------------------------------------------------------------------------- */
+/* -- mapping --------------------------------------------------------------------------------- */
 
 static int map_one(int fd, uint32_t role, struct attach_map *m, struct errstate *e)
 {
@@ -170,12 +170,13 @@ static int map_all(const struct reply_fds *f, struct attachment *a, struct errst
 	w = a->w.at;
 	b = a->b.at;
 	if (w->incarnation != a->reply.incarnation || b->incarnation != a->reply.incarnation) {
-		return errstate_set(e, BROKER_E_VERSION, "the broker sent segments of another attach");
+		return errstate_set(
+			e, BROKER_E_VERSION, "the broker sent segments of another attach");
 	}
 	return 0;
 }
 
-/* -- handshake ------------------------------------------------------------------------------------ */
+/* -- handshake ------------------------------------------------------------------------------- */
 
 static void fill_hello(const struct attach_options *opt, struct attach_hello *h)
 {
@@ -228,8 +229,8 @@ static int send_message(
 
 static int gone(struct errstate *e)
 {
-	return errstate_verdict(
-		e, BROKER_E_NOT_FOUND, BROKER_NOT_DONE, true, "the broker went away while attaching: %m");
+	return errstate_verdict(e, BROKER_E_NOT_FOUND, BROKER_NOT_DONE, true,
+		"the broker went away while attaching: %m");
 }
 
 /* From the hello that was sent to segments that are mapped and announced.  Takes over sock. */
@@ -287,7 +288,7 @@ void attach_close(struct attachment *a)
 	*a = (struct attachment){.sock = -1, .bell = -1};
 }
 
-/* -- by path -------------------------------------------------------------------------------------- */
+/* -- by path --------------------------------------------------------------------------------- */
 
 static void nap(uint64_t ns)
 {
@@ -311,7 +312,8 @@ static int connect_path(const char *path, uint64_t deadline_ns, struct errstate 
 	int sock, rc;
 
 	if (strlen(path) >= sizeof(sa.sun_path)) {
-		return errstate_set(e, BROKER_E_ARGUMENT, "%s: longer than a socket path may be", path);
+		return errstate_set(
+			e, BROKER_E_ARGUMENT, "%s: longer than a socket path may be", path);
 	}
 	strcpy(sa.sun_path, path);
 	sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -357,7 +359,7 @@ static int attach_path(const struct attach_options *opt, const char *path, uint6
 	return finish(sock, deadline_ns, out, e);
 }
 
-/* -- by an inherited descriptor ------------------------------------------------------------------- */
+/* -- by an inherited descriptor -------------------------------------------------------------- */
 
 /* A whole decimal number from the environment, or -1. */
 static long env_number(const char *name)
@@ -385,7 +387,8 @@ static int inherited_fd(void)
 	int type, domain;
 
 	if (fd < 0 || fd > INT32_MAX || pid <= 0 ||
-		getsockopt((int)fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_SEQPACKET) {
+		getsockopt((int)fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 ||
+		type != SOCK_SEQPACKET) {
 		return -1;
 	}
 	len = sizeof(domain);

@@ -11,7 +11,8 @@
 int call_check_lease(struct broker *b, const struct broker_lease *l)
 {
 	if (l->chan->gone == BROKER_E_FORKED) {
-		return errstate_set(&b->err, BROKER_E_FORKED, "this lease belongs to the parent process");
+		return errstate_set(
+			&b->err, BROKER_E_FORKED, "this lease belongs to the parent process");
 	}
 	if (l->chan->broker != b) {
 		return errstate_set(&b->err, BROKER_E_ARGUMENT, "this lease is another handle's");
@@ -30,9 +31,9 @@ int call_check_lease(struct broker *b, const struct broker_lease *l)
 static uint8_t wire_flags(unsigned flags)
 {
 	return (uint8_t)(((flags & BROKER_READONLY) ? REQ_F_READONLY : 0) |
-		((flags & BROKER_STREAM) ? REQ_F_STREAM : 0) |
-		((flags & BROKER_SERIALIZABLE) ? REQ_F_SERIALIZABLE : 0) |
-		((flags & BROKER_REPEATABLE_READ) ? REQ_F_REPEATABLE : 0));
+			 ((flags & BROKER_STREAM) ? REQ_F_STREAM : 0) |
+			 ((flags & BROKER_SERIALIZABLE) ? REQ_F_SERIALIZABLE : 0) |
+			 ((flags & BROKER_REPEATABLE_READ) ? REQ_F_REPEATABLE : 0));
 }
 
 static int check_call(struct broker *b, const struct broker_call *call)
@@ -41,8 +42,8 @@ static int check_call(struct broker *b, const struct broker_call *call)
 		return errstate_set(&b->err, BROKER_E_ARGUMENT, "unknown flags 0x%x", call->flags);
 	}
 	if (call->lease != NULL && call->pool != NULL) {
-		return errstate_set(
-			&b->err, BROKER_E_ARGUMENT, "a statement in a lease runs in the lease's pool");
+		return errstate_set(&b->err, BROKER_E_ARGUMENT,
+			"a statement in a lease runs in the lease's pool");
 	}
 	return 0;
 }
@@ -52,7 +53,8 @@ static int choose_pool(struct broker *b, const char *name, uint16_t *pool)
 	int i = name != NULL ? chan_pool(b->chan, name) : b->chan->pool;
 
 	if (i < 0) {
-		return errstate_set(&b->err, BROKER_E_ARGUMENT, "the broker has no pool \"%s\"", name);
+		return errstate_set(
+			&b->err, BROKER_E_ARGUMENT, "the broker has no pool \"%s\"", name);
 	}
 	*pool = (uint16_t)i;
 	return 0;
@@ -123,7 +125,7 @@ int call_finish(struct broker_result *r, int64_t *rows)
 	return rc;
 }
 
-/* -- statements ------------------------------------------------------------------------------------ */
+/* -- statements ------------------------------------------------------------------------------ */
 
 static int check_statement(
 	struct broker *b, const char *sql, int nparams, const struct broker_value *params)
@@ -217,7 +219,7 @@ int broker_submit(struct broker *b, const char *sql, int nparams, const struct b
 	return 0;
 }
 
-/* -- tickets --------------------------------------------------------------------------------------- */
+/* -- tickets --------------------------------------------------------------------------------- */
 
 static struct broker_result *find_ticket(struct broker *b, uint64_t ticket)
 {
@@ -255,8 +257,9 @@ static struct broker_result *most_urgent(struct chan *c)
 		if (r == NULL || !r->open) {
 			continue;
 		}
-		if (best == NULL || (r->deadline_ns != 0 &&
-			(best->deadline_ns == 0 || r->deadline_ns < best->deadline_ns))) {
+		if (best == NULL ||
+			(r->deadline_ns != 0 &&
+				(best->deadline_ns == 0 || r->deadline_ns < best->deadline_ns))) {
 			best = r;
 		}
 	}
@@ -272,7 +275,8 @@ static uint64_t earlier(uint64_t a, uint64_t b)
 static bool wait_ticket(struct chan *c, struct broker_result *r, uint64_t until)
 {
 	struct broker_result *due = r != NULL ? r : most_urgent(c);
-	uint64_t patience = due != NULL && due->deadline_ns != 0 ? due->deadline_ns + CHAN_GRACE_NS : 0;
+	uint64_t patience =
+		due != NULL && due->deadline_ns != 0 ? due->deadline_ns + CHAN_GRACE_NS : 0;
 
 	if (chan_await(c, r, earlier(until, patience))) {
 		return true;
@@ -296,7 +300,8 @@ static struct broker_result *ready_ticket(struct broker *b, struct broker_result
 }
 
 /* Wait until the ticket (any if r is NULL) may be collected; NULL: not within wait_ms. */
-static struct broker_result *await_ticket(struct broker *b, struct broker_result *r, int64_t wait_ms)
+static struct broker_result *await_ticket(
+	struct broker *b, struct broker_result *r, int64_t wait_ms)
 {
 	struct chan *c = r != NULL ? r->chan : b->chan;
 	uint64_t until = wait_ms > 0 ? handle_deadline(b, wait_ms) : 0;

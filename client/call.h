@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* call.h - from a public struct broker_call to a struct request_spec; used by statements, leases, COPY. */
+/* call.h - from a public struct broker_call to a request; for statements, leases and COPY. */
 #ifndef CLIENT_CALL_H
 #define CLIENT_CALL_H
 

@@ -3,8 +3,8 @@
  * chan.h - one attachment: the channel to the broker and the requests that travel on it.
  *
  * A handle has at most one live channel; after a fork or the loss of the broker it gets another.
- * Results, leases and COPYs hold a reference to theirs, so what has arrived can be read on while the
- * handle already talks to the broker's successor.
+ * Results, leases and COPYs hold a reference to theirs, so what has arrived can be read on while
+ * the handle already talks to the broker's successor.
  *
  *   life (gone):   0 live ---chan_lost---> BROKER_E_LOST, _EVICTED, _SHUTDOWN, ...: mappings stay
  *                         ---chan_forget-> BROKER_E_FORKED: a child; the mappings are not there
@@ -74,7 +74,7 @@ int chan_create(struct broker *b, struct attachment *a, struct chan **out) must_
 void chan_ref(struct chan *c);
 void chan_unref(struct chan *c);
 
-/* -- ends; each fails what is in flight and closes the descriptors ------------------------------ */
+/* -- ends; each fails what is in flight and closes the descriptors --------------------------- */
 
 /* The broker is gone or gave us up: tickets fail with what is known of each. */
 void chan_lost(struct chan *c, int code);
@@ -83,7 +83,7 @@ void chan_forget(struct chan *c);
 /* Say good-bye. */
 void chan_detach(struct chan *c);
 
-/* -- receiving (receive.c) ------------------------------------------------------------------------ */
+/* -- receiving (receive.c) ------------------------------------------------------------------- */
 
 /* Take in all completions there are.  A broker that breaks the protocol is given up. */
 void chan_pump(struct chan *c);
@@ -98,7 +98,7 @@ struct broker_result *chan_ticket(const struct chan *c, uint64_t ticket);
 /* The ticket was handed out, or its result was: it is no longer open. */
 void chan_collected(struct chan *c, struct broker_result *r);
 
-/* -- sending (send.c) ----------------------------------------------------------------------------- */
+/* -- sending (send.c) ------------------------------------------------------------------------ */
 
 struct request_spec {
 	uint8_t op; /* enum req_op */
@@ -111,7 +111,7 @@ struct request_spec {
 
 /*
  * Push the request that r stands for, in parts if it is large.  Nothing of it is published but
- * parts.  Waits for room, at most until the deadline.  0 or a BROKER_E_ code, nothing was done then.
+ * parts.  Waits for room, at most until the deadline.  0, or a BROKER_E_ code: nothing was done.
  */
 int chan_request(struct chan *c, struct broker_result *r, const struct request_spec *s) must_use;
 /* The same for REQ_LEASE, which gets no answer of its own; *id names the lease. */
@@ -121,19 +121,19 @@ void chan_end_lease(struct chan *c, struct broker_result *r);
 /* Ask the broker to cancel r.  Never waits. */
 void chan_cancel(struct chan *c, struct broker_result *r);
 /* COPY_DATA, COPY_END: waits for room until the deadline. */
-int chan_copy(struct chan *c, uint8_t op, struct broker_result *r, const void *data, size_t len)
-	must_use;
+int chan_copy(
+	struct chan *c, uint8_t op, struct broker_result *r, const void *data, size_t len) must_use;
 /* Publish what was pushed and ring if the broker sleeps. */
 void chan_publish(struct chan *c);
 /* Index of a pool by name, from the board; BROKER_E_ARGUMENT if there is none. */
 int chan_pool(const struct chan *c, const char *name) must_use;
 
-/* -- waiting (wait.c) ----------------------------------------------------------------------------- */
+/* -- waiting (wait.c) ------------------------------------------------------------------------ */
 
 /*
- * Publish, give back what is due, and sleep until something may have changed; at most until until_ns
- * (0: no limit).  want_room: also wake when the broker took requests.  Notices the broker's end.
- * false: until_ns has passed.
+ * Publish, give back what is due, and sleep until something may have changed; at most until
+ * until_ns (0: no limit).  want_room: also wake when the broker took requests.  Notices the broker's
+ * end.  false: until_ns has passed.
  */
 bool chan_sleep(struct chan *c, uint64_t until_ns, bool want_room) must_use;
 /* Wait until something arrives for r (r->news) or it ends; r NULL: until a ticket is ready.
@@ -142,9 +142,9 @@ bool chan_await(struct chan *c, struct broker_result *r, uint64_t until_ns) must
 /* Time now, cached during one public call. */
 uint64_t chan_now(struct chan *c);
 /*
- * Send what is owed and publish; give chunks back by NOPs, as far as there is room.  While the worker
- * has little of the arena (!all) the chunks that are due wait for the next request to take them
- * along: the broker cannot run out of blocks as long as three quarters are on its side.
+ * Send what is owed and publish; give chunks back by NOPs, as far as there is room.  While the
+ * worker has little of the arena (!all) the chunks that are due wait for the next request to take
+ * them along: the broker cannot run out of blocks as long as three quarters are on its side.
  */
 void chan_flush(struct chan *c, bool all);
 /* Is the broker still there?  Looks at the word in B only (_word), or at the socket as well, from
@@ -153,7 +153,7 @@ void chan_check_word(struct chan *c);
 void chan_check_peer(struct chan *c);
 /* 0, or BROKER_E_: make poll_fd. */
 int chan_make_fd(struct chan *c) must_use;
-/* Let the event loop's descriptor become readable with the next completion.  true: look again first. */
+/* Let the event loop's descriptor become readable with the next completion; true: look again. */
 bool chan_arm_fd(struct chan *c) must_use;
 /* At the end of a call that may have taken in completions of other tickets. */
 void chan_settle_fd(struct chan *c);

@@ -163,7 +163,8 @@ static int parse_double(const struct cell *c, double *out)
 
 static int double_to_int64(double d, int64_t *out)
 {
-	if (!(d >= -9223372036854775808.0 && d < 9223372036854775808.0) || d != (double)(int64_t)d) {
+	if (!(d >= -9223372036854775808.0 && d < 9223372036854775808.0) ||
+		d != (double)(int64_t)d) {
 		return BROKER_E_RANGE;
 	}
 	*out = (int64_t)d;
@@ -479,7 +480,7 @@ static int decode_escape(const unsigned char *p, size_t len, unsigned char *out,
 			i++;
 		} else if (i + 3 < len && octal(p[i + 1]) && octal(p[i + 2]) && octal(p[i + 3])) {
 			out[n++] = (unsigned char)((p[i + 1] - '0') << 6 | (p[i + 2] - '0') << 3 |
-				(p[i + 3] - '0'));
+						   (p[i + 3] - '0'));
 			i += 3;
 		} else {
 			return BROKER_E_TYPE;

@@ -3,9 +3,9 @@
  * convert.h - one cell of a result, as the type the caller asks for.
  *
  * Pure: no handle, no state, no dependence on the locale.  A cell is CELL_NATIVE (layout.h) or
- * CELL_PGTEXT, PostgreSQL's text output.  Functions return 0, BROKER_E_TYPE (never possible for this
- * type or text), BROKER_E_RANGE (not for this value) or BROKER_E_MEMORY; outputs are untouched then.
- * <shmbroker.h> says what each conversion takes.  The caller has dealt with NULL.
+ * CELL_PGTEXT, PostgreSQL's text output.  Functions return 0, BROKER_E_TYPE (never possible for
+ * this type or text), BROKER_E_RANGE (not for this value) or BROKER_E_MEMORY; outputs are untouched
+ * then. <shmbroker.h> says what each conversion takes.  The caller has dealt with NULL.
  */
 #ifndef CLIENT_CONVERT_H
 #define CLIENT_CONVERT_H

@@ -50,7 +50,7 @@ static int wait_copy(struct broker_result *r)
 	return r->ended && r->code < 0 ? result_fail(r) : 0;
 }
 
-/* -- start ----------------------------------------------------------------------------------------- */
+/* -- start ----------------------------------------------------------------------------------- */
 
 static int wait_start(struct broker_copy *c)
 {
@@ -110,19 +110,19 @@ static int copy_start(struct broker *b, const char *sql, const struct broker_cal
 	return 0;
 }
 
-int broker_copy_in(struct broker *b, const char *sql, const struct broker_call *call,
-	struct broker_copy **out)
+int broker_copy_in(
+	struct broker *b, const char *sql, const struct broker_call *call, struct broker_copy **out)
 {
 	return copy_start(b, sql, call, true, out);
 }
 
-int broker_copy_out(struct broker *b, const char *sql, const struct broker_call *call,
-	struct broker_copy **out)
+int broker_copy_out(
+	struct broker *b, const char *sql, const struct broker_call *call, struct broker_copy **out)
 {
 	return copy_start(b, sql, call, false, out);
 }
 
-/* -- data ------------------------------------------------------------------------------------------ */
+/* -- data ------------------------------------------------------------------------------------ */
 
 /* Has it ended although its end was not sent? */
 static int ended_early(struct broker_result *r)
@@ -205,7 +205,7 @@ int broker_copy_read(struct broker_copy *c, const void **data, size_t *len)
 	return 0;
 }
 
-/* -- end ------------------------------------------------------------------------------------------- */
+/* -- end ------------------------------------------------------------------------------------- */
 
 /* Tell the broker that no data follows, with a reason if the COPY shall fail. */
 static int tell_end(struct broker_copy *c, const char *reason)

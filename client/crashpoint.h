@@ -8,8 +8,8 @@
  *     BROKER_CRASHPOINT="N:kill[:K]"    SIGKILL to itself at the K-th pass (default 1) of point N
  *     BROKER_CRASHPOINT="N:stop[:K]"    SIGSTOP
  *
- * A test iterates over crashpoints.def.  The variable is read at every pass, so a test may set it in
- * a forked child; passes are counted per process.
+ * A test iterates over crashpoints.def.  The variable is read at every pass, so a test may set it
+ * in a forked child; passes are counted per process.
  */
 #ifndef CLIENT_CRASHPOINT_H
 #define CLIENT_CRASHPOINT_H

@@ -31,7 +31,7 @@ int errstate_verdict(struct errstate *e, int code, enum broker_outcome outcome, 
 	const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 
 /* A failure reported by the broker; record may be NULL, len is the bytes there are. */
-int errstate_report(struct errstate *e, int code, enum broker_outcome outcome, const void *record,
-	size_t len);
+int errstate_report(
+	struct errstate *e, int code, enum broker_outcome outcome, const void *record, size_t len);
 
 #endif

@@ -46,8 +46,8 @@ static int find_cell(const struct broker_result *r, int col, struct rowcell **ou
 			"column %d: the result has %u columns, numbered from 0", col, r->rr.ncols);
 	}
 	if (!r->rr.have_row) {
-		return errstate_set(error_of(r), BROKER_E_NO_ROW,
-			"no current row: call broker_next first");
+		return errstate_set(
+			error_of(r), BROKER_E_NO_ROW, "no current row: call broker_next first");
 	}
 	*out = &r->rr.cells[col];
 	return 0;
@@ -77,12 +77,13 @@ static int explain(const struct broker_result *r, int col, int rc, const char *w
 	case BROKER_E_RANGE:
 		return errstate_set(error_of(r), rc,
 			"column %d (%s): its %s value does not fit %s: use %s", col, name,
-			type_name[c->type], wanted, c->type == CELL_INT64 ? "broker_get_int64"
-							: c->type == CELL_DOUBLE ? "broker_get_double"
-										 : "broker_get_text");
+			type_name[c->type], wanted,
+			c->type == CELL_INT64    ? "broker_get_int64"
+			: c->type == CELL_DOUBLE ? "broker_get_double"
+						 : "broker_get_text");
 	case BROKER_E_MEMORY:
-		return errstate_set(error_of(r), rc, "no memory for the value of column %d (%s)", col,
-			name);
+		return errstate_set(
+			error_of(r), rc, "no memory for the value of column %d (%s)", col, name);
 	default:
 		return errstate_set(error_of(r), rc,
 			"column %d (%s) is %s and cannot be read as %s: use %s, or cast it in SQL",
@@ -107,7 +108,7 @@ int broker_is_null(const struct broker_result *r, int col)
 
 int broker_get_bool(struct broker_result *r, int col, bool *out)
 {
-	struct rowcell *c;
+	struct rowcell *c = NULL;
 	int rc = find_value(r, col, &c);
 
 	return rc < 0 ? rc : explain(r, col, convert_bool(&c->cell, out), "bool");
@@ -115,7 +116,7 @@ int broker_get_bool(struct broker_result *r, int col, bool *out)
 
 int broker_get_int64(struct broker_result *r, int col, int64_t *out)
 {
-	struct rowcell *c;
+	struct rowcell *c = NULL;
 	int rc = find_value(r, col, &c);
 
 	return rc < 0 ? rc : explain(r, col, convert_int64(&c->cell, out), "int64");
@@ -123,7 +124,7 @@ int broker_get_int64(struct broker_result *r, int col, int64_t *out)
 
 int broker_get_double(struct broker_result *r, int col, double *out)
 {
-	struct rowcell *c;
+	struct rowcell *c = NULL;
 	int rc = find_value(r, col, &c);
 
 	return rc < 0 ? rc : explain(r, col, convert_double(&c->cell, out), "double");
@@ -131,13 +132,14 @@ int broker_get_double(struct broker_result *r, int col, double *out)
 
 int broker_get_timestamp(struct broker_result *r, int col, int64_t *microseconds)
 {
-	struct rowcell *c;
+	struct rowcell *c = NULL;
 	int rc = find_value(r, col, &c);
 
-	return rc < 0 ? rc : explain(r, col, convert_timestamp(&c->cell, microseconds), "timestamp");
+	return rc < 0 ? rc
+		      : explain(r, col, convert_timestamp(&c->cell, microseconds), "timestamp");
 }
 
-/* -- values that need memory ----------------------------------------------------------------------- */
+/* -- values that need memory ----------------------------------------------------------------- */
 
 /* n bytes that live as long as the current row. */
 static unsigned char *scratch_alloc(struct broker_result *r, size_t n)
@@ -229,7 +231,7 @@ static int make_text(struct broker_result *r, struct rowcell *c)
 
 int broker_get_text(struct broker_result *r, int col, const char **out, size_t *len)
 {
-	struct rowcell *c;
+	struct rowcell *c = NULL;
 	int rc = find_value(r, col, &c);
 
 	if (rc < 0) {
@@ -253,7 +255,7 @@ int broker_get_text(struct broker_result *r, int col, const char **out, size_t *
 
 int broker_get_blob(struct broker_result *r, int col, const void **out, size_t *len)
 {
-	struct rowcell *c;
+	struct rowcell *c = NULL;
 	int rc = find_value(r, col, &c);
 
 	if (rc < 0) {
@@ -282,7 +284,7 @@ int broker_get_blob(struct broker_result *r, int col, const void **out, size_t *
 	}
 }
 
-/* -- parameters ------------------------------------------------------------------------------------ */
+/* -- parameters ------------------------------------------------------------------------------ */
 
 struct broker_value broker_textn(const char *s, size_t len)
 {

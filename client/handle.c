@@ -30,7 +30,7 @@ const struct broker_error *broker_error(const struct broker *b)
 	return e->pub.message != NULL ? &e->pub : &none;
 }
 
-/* -- fork ----------------------------------------------------------------------------------------- */
+/* -- fork ------------------------------------------------------------------------------------ */
 
 /* A page that reads 0 in every child.  NULL: this kernel cannot, pids are compared instead. */
 static _Atomic uint32_t *make_guard(void)
@@ -77,7 +77,7 @@ static void after_fork(struct broker *b)
 	CRASHPOINT(FORK_FORGOTTEN);
 }
 
-/* -- every call ------------------------------------------------------------------------------------ */
+/* -- every call ------------------------------------------------------------------------------ */
 
 int handle_enter(struct broker *b)
 {
@@ -113,7 +113,7 @@ uint64_t handle_deadline(struct broker *b, int64_t timeout_ms)
 	return now + (uint64_t)timeout_ms * MS_NS;
 }
 
-/* -- attaching -------------------------------------------------------------------------------------- */
+/* -- attaching ------------------------------------------------------------------------------- */
 
 static uint64_t attach_deadline(const struct broker *b)
 {
@@ -189,8 +189,9 @@ static int attach_again(struct broker *b, uint64_t deadline_ns)
 }
 
 /*
- * Is the broker still there?  Its own word tells of a clean end.  After a pause the socket is asked,
- * too: a restart that happened while this worker had nothing to do is then no failure to anybody.
+ * Is the broker still there?  Its own word tells of a clean end.  After a pause the socket is
+ * asked, too: a restart that happened while this worker had nothing to do is then no failure to
+ * anybody.
  */
 static void check_broker(struct chan *c)
 {
@@ -215,7 +216,7 @@ int handle_ready(struct broker *b, uint64_t deadline_ns)
 	return attach_again(b, deadline_ns);
 }
 
-/* -- public ---------------------------------------------------------------------------------------- */
+/* -- public ---------------------------------------------------------------------------------- */
 
 static bool keep_string(char **dst, const char *src)
 {
@@ -302,8 +303,7 @@ int broker_attach(const struct broker_options *opt, struct broker **out)
 	if (rc < 0) {
 		const struct broker_error *e = &b->err.pub;
 
-		errstate_verdict(
-			&attach_error, rc, e->outcome, e->retry_safe, "%s", e->message);
+		errstate_verdict(&attach_error, rc, e->outcome, e->retry_safe, "%s", e->message);
 		handle_free(b);
 		return rc;
 	}

@@ -2,8 +2,8 @@
 /*
  * handle.h - struct broker: options, owner, and the channel of the moment.
  *
- * Every public call starts with handle_enter (or result_enter, lease_enter), which checks the handle,
- * the thread, and whether this process is a child of the one that attached.
+ * Every public call starts with handle_enter (or result_enter, lease_enter), which checks the
+ * handle, the thread, and whether this process is a child of the one that attached.
  */
 #ifndef CLIENT_HANDLE_H
 #define CLIENT_HANDLE_H

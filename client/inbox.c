@@ -71,8 +71,8 @@ struct chunk *inbox_chunk(struct inbox *in, const struct shm_completion *c)
 }
 
 /*
- * Put a block on the list of those to give back.  There are never more chunks than blocks, unless the
- * broker hands out a block twice; the list must hold even then.
+ * Put a block on the list of those to give back.  There are never more chunks than blocks, unless
+ * the broker hands out a block twice; the list must hold even then.
  */
 static void make_due(struct inbox *in, const struct chunk *c)
 {

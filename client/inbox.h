@@ -5,10 +5,11 @@
  * Completions are copied out and their slots retired at once.  Chunks of results stay in the arena
  * and are read in place; each one the worker holds is a struct chunk.  A chunk is given back by its
  * first block in free_chunk of a later descriptor: inbox_give puts it on the list of those that are
- * due, whoever pushes a descriptor takes one from there.  A chunk leaves the books of this side only
- * when its descriptor was pushed, so none is lost on any path.
+ * due, whoever pushes a descriptor takes one from there.  A chunk leaves the books of this side
+ * only when its descriptor was pushed, so none is lost on any path.
  *
- * inbox_spill moves a chunk to the heap, so that its blocks can go back although nobody has read it.
+ * inbox_spill moves a chunk to the heap, so that its blocks can go back although nobody has read
+ * it.
  */
 #ifndef CLIENT_INBOX_H
 #define CLIENT_INBOX_H

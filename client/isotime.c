@@ -129,7 +129,8 @@ static bool parse_zone(struct cursor *c, int64_t *us)
 	if (!digits(c, 2, 2, &h)) {
 		return false;
 	}
-	if ((eat(c, ':') || (c->p < c->end && *c->p >= '0' && *c->p <= '9')) && !digits(c, 2, 2, &m)) {
+	if ((eat(c, ':') || (c->p < c->end && *c->p >= '0' && *c->p <= '9')) &&
+		!digits(c, 2, 2, &m)) {
 		return false;
 	}
 	if (eat(c, ':') && !digits(c, 2, 2, &s)) {

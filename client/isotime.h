@@ -23,7 +23,8 @@
  */
 int isotime_parse(const char *s, size_t len, int64_t *us) must_use;
 
-/* As "2026-01-31 23:59:59.123456+00", without trailing zeros in the fraction.  Returns the length. */
+/* As "2026-01-31 23:59:59.123456+00", without trailing zeros in the fraction.  Returns the length.
+ */
 size_t isotime_format(int64_t us, char out[ISOTIME_MAX]);
 
 #endif

@@ -4,8 +4,8 @@
  *
  * Taking a lease pushes its descriptor and publishes nothing: it travels with the first statement.
  * Giving it back sends its end and waits only for COMMIT; the answers to ROLLBACK and RELEASE are
- * dropped when they come.  Results of the lease that have not arrived completely are given up before
- * ROLLBACK and RELEASE, as their rows go with the transaction.
+ * dropped when they come.  Results of the lease that have not arrived completely are given up
+ * before ROLLBACK and RELEASE, as their rows go with the transaction.
  */
 #include "call.h"
 
@@ -26,7 +26,8 @@ static void lease_free(struct broker_lease *l)
 	free(l);
 }
 
-static int take(struct broker *b, const struct broker_call *call, bool tx, struct broker_lease **out)
+static int take(
+	struct broker *b, const struct broker_call *call, bool tx, struct broker_lease **out)
 {
 	struct broker_lease *l;
 	struct request_spec s;
@@ -93,7 +94,7 @@ static int lease_enter(struct broker_lease *l)
 	return rc < 0 ? rc : call_check_lease(b, l);
 }
 
-/* -- ends ------------------------------------------------------------------------------------------ */
+/* -- ends ------------------------------------------------------------------------------------ */
 
 /* Rows of this lease that are still on their way will not be read. */
 static void give_up_results(struct broker_lease *l)
@@ -198,9 +199,10 @@ int broker_commit(struct broker_lease **lp, int64_t timeout_ms)
 	return rc;
 }
 
-/* -- savepoints ------------------------------------------------------------------------------------ */
+/* -- savepoints ------------------------------------------------------------------------------ */
 
-static int start(struct broker_lease *l, const char *verb, unsigned level, struct broker_result **out)
+static int start(
+	struct broker_lease *l, const char *verb, unsigned level, struct broker_result **out)
 {
 	char sql[SAVEPOINT_SQL_MAX];
 	struct request_spec s = {
@@ -279,7 +281,8 @@ int broker_savepoint_rollback(struct broker_lease *l)
 		return rc;
 	}
 	rc2 = start(l, "RELEASE SAVEPOINT", l->level, &close);
-	rc = call_finish(undo, NULL); /* both travel together; the first failure is the one to tell */
+	rc = call_finish(
+		undo, NULL); /* both travel together; the first failure is the one to tell */
 	if (rc2 < 0) {
 		return rc < 0 ? rc : rc2;
 	}

@@ -3,8 +3,8 @@
  * outbox.h - the worker's way to the broker: submission ring and request arena of W.
  *
  * A body is encoded straight into the arena (outbox_span), then its descriptor is pushed, then
- * everything pushed is published at once.  Arena positions are 64 bit and only grow; a body does not
- * wrap: if the rest before the end is too short it is skipped.  Slots and arena bytes come back
+ * everything pushed is published at once.  Arena positions are 64 bit and only grow; a body does
+ * not wrap: if the rest before the end is too short it is skipped.  Slots and arena bytes come back
  * together when the broker's sub_head passes them; end[] remembers, privately, where the arena was
  * after each slot, so a head is all that is needed and nothing in W is read back.
  *

@@ -9,7 +9,7 @@
 
 #define MORE 1 /* internal: something arrived, try again */
 
-/* -- life ----------------------------------------------------------------------------------------- */
+/* -- life ------------------------------------------------------------------------------------ */
 
 static void scratch_reset(struct broker_result *r)
 {
@@ -125,7 +125,8 @@ void result_drop(struct broker_result *r)
 	rowreader_drain(&r->rr);
 	give_spent(r);
 	if (r->readonly && r->lease == 0 && !r->ended) {
-		chan_cancel(r->chan, r); /* nothing can be undone by that; elsewhere it runs to its end */
+		chan_cancel(r->chan,
+			r); /* nothing can be undone by that; elsewhere it runs to its end */
 	}
 }
 
@@ -194,7 +195,7 @@ uint32_t result_spill(struct broker_result *r, uint32_t want)
 	return before - r->chan->in.held;
 }
 
-/* -- arrival -------------------------------------------------------------------------------------- */
+/* -- arrival --------------------------------------------------------------------------------- */
 
 static uint64_t patience(const struct broker_result *r)
 {
@@ -287,7 +288,7 @@ int result_deliver(struct broker_result *r, bool keep)
 	return read_columns(r);
 }
 
-/* -- public: rows ---------------------------------------------------------------------------------- */
+/* -- public: rows ---------------------------------------------------------------------------- */
 
 int result_enter(const struct broker_result *r)
 {
@@ -306,7 +307,8 @@ int result_enter(const struct broker_result *r)
 		return rc;
 	}
 	if (r->chan->gone == BROKER_E_FORKED) {
-		return errstate_set(&b->err, BROKER_E_FORKED, "this result belongs to the parent process");
+		return errstate_set(
+			&b->err, BROKER_E_FORKED, "this result belongs to the parent process");
 	}
 	return 0;
 }

@@ -2,8 +2,8 @@
 /*
  * result.h - struct broker_result: a request from its descriptor to the freeing of its result.
  *
- * Who holds one: the channel's slot while it is in flight or its ticket is open, the user (or lease,
- * COPY) while `user` is set.  It is freed when neither does.
+ * Who holds one: the channel's slot while it is in flight or its ticket is open, the user (or
+ * lease, COPY) while `user` is set.  It is freed when neither does.
  *
  *   in_flight  the broker will send a final completion
  *   open       a ticket that broker_collect may ask for

@@ -100,7 +100,8 @@ static int fail(struct rowreader *rr, int code)
 
 /*
  * Room for more of a piece of n bytes.  The buffer grows with what arrives, not with what is
- * announced: doubling is cheap for large buffers, whose pages the C library moves instead of copying.
+ * announced: doubling is cheap for large buffers, whose pages the C library moves instead of
+ * copying.
  */
 static bool grow(struct rowreader *rr, size_t n)
 {
@@ -288,7 +289,10 @@ static int index_cells(struct rowreader *rr, const unsigned char *p, uint64_t le
 			return ROWREADER_CORRUPT;
 		}
 		rr->cells[i] = (struct rowcell){
-			.cell = {.p = p, .len = head.len, .type = head.type, .encoding = head.encoding},
+			.cell = {.p = p,
+				.len = head.len,
+				.type = head.type,
+				.encoding = head.encoding},
 		};
 		p += pad8(head.len);
 		left -= pad8(head.len);

@@ -62,13 +62,14 @@ void chan_publish(struct chan *c)
 	}
 }
 
-/* -- bodies --------------------------------------------------------------------------------------- */
+/* -- bodies ---------------------------------------------------------------------------------- */
 
 /* A body on its way into the arena, in one piece or several. */
 struct writer {
 	struct bodyout out;
 	struct chan *c;
-	struct shm_request *d; /* the final descriptor; off and len are those of the current piece */
+	struct shm_request
+		*d; /* the final descriptor; off and len are those of the current piece */
 	uint64_t left; /* bytes of body after the current piece */
 };
 
@@ -136,7 +137,7 @@ static uint64_t measure(struct chan *c, const struct body_spec *body)
 	return total;
 }
 
-/* -- requests ------------------------------------------------------------------------------------- */
+/* -- requests -------------------------------------------------------------------------------- */
 
 /* A slot for r, which becomes in flight.  There are more slots than requests in any state. */
 static void enter_slot(struct chan *c, struct broker_result *r)
@@ -176,8 +177,9 @@ static int wait_turn(struct chan *c, uint64_t deadline_ns)
 			break;
 		}
 		if (c->open >= CHAN_RING_SLOTS) {
-			return errstate_verdict(&c->broker->err, BROKER_E_BUSY, BROKER_NOT_DONE, true,
-				"%u statements are in flight: collect some first", c->in_flight);
+			return errstate_verdict(&c->broker->err, BROKER_E_BUSY, BROKER_NOT_DONE,
+				true, "%u statements are in flight: collect some first",
+				c->in_flight);
 		}
 		if (!chan_sleep(c, deadline_ns, false)) {
 			return out_of_time(c);
@@ -282,8 +284,7 @@ int chan_lease(struct chan *c, const struct request_spec *s, uint64_t *id)
 	return 0;
 }
 
-int chan_copy(
-	struct chan *c, uint8_t op, struct broker_result *r, const void *data, size_t len)
+int chan_copy(struct chan *c, uint8_t op, struct broker_result *r, const void *data, size_t len)
 {
 	struct shm_request d = {
 		.op = op, .target = r->id, .len = (uint32_t)len, .deadline_ns = r->deadline_ns};
@@ -301,7 +302,7 @@ int chan_copy(
 	return 0;
 }
 
-/* -- ends and cancels ----------------------------------------------------------------------------- */
+/* -- ends and cancels ------------------------------------------------------------------------ */
 
 static void owe(struct chan *c, struct broker_result *r, bool *what)
 {
@@ -403,7 +404,7 @@ void chan_flush(struct chan *c, bool all)
 	chan_publish(c);
 }
 
-/* -- pools ---------------------------------------------------------------------------------------- */
+/* -- pools ----------------------------------------------------------------------------------- */
 
 int chan_pool(const struct chan *c, const char *name)
 {
@@ -418,8 +419,7 @@ int chan_pool(const struct chan *c, const char *name)
 
 		if (seqlock_read((const _Atomic uint64_t *)(const void *)at, at + sizeof(row.seq),
 			    &row.used, body, &version) &&
-			row.used == 1 &&
-			strncmp(row.info.name, name, sizeof(row.info.name)) == 0) {
+			row.used == 1 && strncmp(row.info.name, name, sizeof(row.info.name)) == 0) {
 			return (int)i;
 		}
 	}

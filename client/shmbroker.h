@@ -108,8 +108,9 @@ struct broker_error {
 };
 
 /*
- * Details of the last call on this handle that failed.  Valid until the next call on the handle.
- * b NULL: of the last failed broker_attach in this thread.  Never NULL.
+ * Details of the last call on this handle that failed.  Texts are valid until the next call fails.
+ * b NULL: of the last failed broker_attach in this thread.  Never NULL.  Calls that cannot use the
+ * handle (BROKER_E_THREAD, no handle given) leave no details.
  */
 struct broker;
 BROKER_API const struct broker_error *broker_error(const struct broker *b);
@@ -141,8 +142,8 @@ BROKER_API int broker_attach(const struct broker_options *opt, struct broker **o
 
 /*
  * End the attachment and set *b to NULL.  What is in flight is cancelled, open transactions are
- * rolled back.  Results and leases that still exist become invalid but must still be freed.
- * b and *b may be NULL.
+ * rolled back.  Results and leases that still exist become invalid (BROKER_E_USAGE) but must still
+ * be freed.  b and *b may be NULL.  Does nothing if called by another thread than the owner.
  */
 BROKER_API void broker_detach(struct broker **b);
 
@@ -224,9 +225,11 @@ struct broker_lease;
 struct broker_result;
 
 enum broker_call_flag {
-	BROKER_READONLY = 1, /* the statement only reads: it may share a connection, run on a standby,
-	                        and be repeated by the broker; a write fails with SQLSTATE 25006 */
-	BROKER_STREAM = 2, /* expect a large result: a connection of its own, rows come as they are read */
+	/* the statement only reads: it may share a connection, run on a standby, and be repeated by the
+	   broker; a write fails with SQLSTATE 25006 */
+	BROKER_READONLY = 1,
+	/* expect a large result: a connection of its own, rows come as they are read */
+	BROKER_STREAM = 2,
 	BROKER_SERIALIZABLE = 4, /* broker_begin: isolation level */
 	BROKER_REPEATABLE_READ = 8, /* broker_begin: isolation level */
 };
@@ -237,7 +240,7 @@ struct broker_call {
 	int64_t timeout_ms; /* covers queueing, execution and delivery of the result */
 	struct broker_lease *lease; /* run inside this lease or transaction */
 	const char *pool; /* run in this pool instead of the handle's; not with lease */
-	const char *tag; /* e.g. the request's URL: shown in slow queries and worker rows; cut at 64 bytes */
+	const char *tag; /* e.g. the request's URL, shown to operators; cut at 64 bytes */
 };
 
 /*
@@ -252,7 +255,10 @@ struct broker_call {
  *   BROKER_E_OUTCOME_UNKNOWN, _LOST with outcome BROKER_UNKNOWN: it may have taken effect
  *   BROKER_E_LEASE, _TX_ABORTED: the lease or transaction is over
  *   BROKER_E_ARGUMENT, _TOO_LARGE, _BUSY, _MEMORY: nothing was sent
+ * broker_error() has the verdict: outcome, and whether a retry is safe.
  * Without a lease a statement commits by itself; BEGIN and the like are refused, use broker_begin.
+ * Returns when the first part of the result has arrived.  A small result is complete then; while a
+ * large one is read an error may still come, see broker_next.  With out NULL everything has ended.
  */
 BROKER_API int broker_exec(struct broker *b, const char *sql, int nparams,
 	const struct broker_value *params, const struct broker_call *call,
@@ -262,7 +268,7 @@ BROKER_API int broker_exec(struct broker *b, const char *sql, int nparams,
  * Submit a statement without waiting.  Statements submitted outside a lease run in parallel and in
  * any order; within a lease they run in the order of submission.
  * 0: *ticket names the statement, not 0; hand it to broker_collect exactly once.
- * At most 128 may be in flight (BROKER_E_BUSY).  Other errors as broker_exec; nothing was sent.
+ * At most 128 tickets may be open (BROKER_E_BUSY).  Other errors as broker_exec; nothing was sent.
  */
 BROKER_API int broker_submit(struct broker *b, const char *sql, int nparams,
 	const struct broker_value *params, const struct broker_call *call,
@@ -271,7 +277,8 @@ BROKER_API int broker_submit(struct broker *b, const char *sql, int nparams,
 /*
  * Wait for a submitted statement.  ticket 0: whichever ends first.  wait_ms: 0 does not wait,
  * negative waits for the statement's own deadline.  done may be NULL; else it gets the ticket.
- * 0: as broker_exec.  BROKER_E_PENDING: not ready, the ticket stays valid.
+ * 0: as broker_exec, *out may be the beginning of a large result.
+ * BROKER_E_PENDING: not ready, the ticket stays valid.
  * BROKER_E_ARGUMENT: no such ticket.  Other errors are the statement's own and end its ticket.
  */
 BROKER_API int broker_collect(struct broker *b, uint64_t ticket, int64_t wait_ms, uint64_t *done,
@@ -286,8 +293,9 @@ BROKER_API int broker_cancel(struct broker *b, uint64_t ticket) BROKER_MUST_USE;
 /*
  * A descriptor that becomes readable when a submitted statement may be collected or the broker is
  * gone.  For event loops: poll for input, then call broker_collect(b, 0, 0, …) until it returns
- * BROKER_E_PENDING.  Owned by the handle; changes when the handle attaches anew, so ask after every
- * error.  Negative BROKER_E_ code on failure.
+ * BROKER_E_PENDING.  Blocking calls may be made in between: what they take in for other tickets makes
+ * the descriptor readable as well.  Owned by the handle; changes when the handle attaches anew, so
+ * ask after every error.  Negative BROKER_E_ code on failure.
  */
 BROKER_API int broker_fd(struct broker *b) BROKER_MUST_USE;
 
@@ -297,13 +305,21 @@ BROKER_API int broker_fd(struct broker *b) BROKER_MUST_USE;
 
 /*
  * Step to the next row.  1: there is one.  0: no more.  Negative: the statement failed while its
- * rows were read, codes as broker_exec; rows before were valid.
+ * rows were read, codes as broker_exec; rows before were valid.  BROKER_E_LEASE: the lease was rolled
+ * back or released before the rows had arrived.
  * Pointers from getters are valid until the next call of broker_next or broker_result_free on the
  * same result.
+ *
+ * Any number of results may be open, and statements run while one is read.  Rows that arrived and
+ * were not read are kept in shared memory, beyond that on the heap.
  */
 BROKER_API int broker_next(struct broker_result *r) BROKER_MUST_USE;
 
-/* Free a result and set *r to NULL; rows not read yet are dropped.  r and *r may be NULL. */
+/*
+ * Free a result and set *r to NULL; rows not read yet are dropped.  A statement that still runs is
+ * cancelled if it was declared BROKER_READONLY and has no lease; any other runs to its end.
+ * r and *r may be NULL.
+ */
 BROKER_API void broker_result_free(struct broker_result **r);
 
 /* Number of columns; 0 for statements that return none. */
@@ -328,13 +344,17 @@ BROKER_API int broker_is_null(const struct broker_result *r, int col) BROKER_MUS
  * Getters.  0, or BROKER_E_NULL, _TYPE, _RANGE, _COLUMN, _NO_ROW; the output is then untouched.
  * What each converts:
  *   bool       BOOL; INT64 0 or 1; TEXT true, false, t, f, 1, 0
- *   int64      INT64; BOOL as 0 or 1; DOUBLE that is integral and fits; TEXT that is all one decimal integer
+ *   int64      INT64; BOOL as 0 or 1; DOUBLE that is integral and fits; TEXT that is all one
+ *              decimal integer
  *   double     DOUBLE; INT64 (nearest); TEXT that is all one number
  *   text       every type: numbers in shortest form that reads back equal, BOOL as true or false,
- *              TIMESTAMP as 2026-01-31 23:59:59.123456+00, BLOB only if it is valid UTF-8 without NUL
- *              (else BROKER_E_TYPE).  NUL terminated; *len (may be NULL) does not count the NUL
+ *              TIMESTAMP as 2026-01-31 23:59:59.123456+00 (in UTC; no fraction if it is zero), or
+ *              infinity or a year BC as PostgreSQL writes them, BLOB only if it is valid UTF-8
+ *              without NUL (else BROKER_E_TYPE).  NUL terminated; *len (may be NULL) does not count
+ *              the NUL
  *   blob       BLOB; TEXT and JSON as their bytes
- *   timestamp  TIMESTAMP; TEXT in ISO 8601, date with or without time and zone (UTC assumed)
+ *   timestamp  TIMESTAMP (BROKER_E_RANGE: infinity, before year 1); TEXT in ISO 8601, date with or
+ *              without time and zone (UTC assumed)
  * JSON is read with broker_get_text.
  */
 BROKER_API int broker_get_bool(struct broker_result *r, int col, bool *out) BROKER_MUST_USE;
@@ -360,7 +380,11 @@ BROKER_API uint64_t broker_run_ns(const struct broker_result *r);
  * the transaction is rolled back.
  */
 
-/* A connection without a transaction.  call: flags, timeout_ms (for waiting), pool, tag. */
+/*
+ * A connection without a transaction.  call: flags, timeout_ms (for waiting until one is granted),
+ * pool, tag.  0: *out is owned by the caller, until broker_commit, _rollback or _release.
+ * BROKER_E_ARGUMENT: e.g. asked for inside another lease.
+ */
 BROKER_API int broker_lease(struct broker *b, const struct broker_call *call,
 	struct broker_lease **out) BROKER_MUST_USE;
 
@@ -371,11 +395,15 @@ BROKER_API int broker_begin(struct broker *b, const struct broker_call *call,
 /*
  * Commit, give the connection back, set *l to NULL in every case.  timeout_ms as in broker_call.
  * 0: durable as the database is configured.
- * BROKER_E_TX_ABORTED, _DATABASE, _LEASE: rolled back.  BROKER_E_OUTCOME_UNKNOWN, _LOST: look.
+ * BROKER_E_TX_ABORTED, _DATABASE, _LEASE: rolled back.  BROKER_E_OUTCOME_UNKNOWN, _LOST with outcome
+ * BROKER_UNKNOWN: it may be committed, look.  Any other: it was not sent, and is rolled back.
  */
 BROKER_API int broker_commit(struct broker_lease **l, int64_t timeout_ms) BROKER_MUST_USE;
 
-/* Roll back, give the connection back, set *l to NULL.  l and *l may be NULL.  Does not wait. */
+/*
+ * Roll back, give the connection back, set *l to NULL.  l and *l may be NULL.  Does not wait for the
+ * answer.  Results of the lease whose rows have not all arrived fail (BROKER_E_LEASE).
+ */
 BROKER_API void broker_rollback(struct broker_lease **l);
 
 /* Give the connection of broker_lease back, set *l to NULL.  Does not wait.  An open transaction is
@@ -384,7 +412,8 @@ BROKER_API void broker_release(struct broker_lease **l);
 
 /*
  * Nested transactions: broker_savepoint opens a level, _release keeps it, _rollback undoes it; both
- * close the innermost open level.  Errors as broker_exec; BROKER_E_USAGE: no level is open.
+ * close the innermost open level.  Errors as broker_exec; BROKER_E_USAGE: no level is open, or the
+ * lease has no transaction.  The savepoints are named shmbroker_1, shmbroker_2, …
  */
 BROKER_API int broker_savepoint(struct broker_lease *l) BROKER_MUST_USE;
 BROKER_API int broker_savepoint_release(struct broker_lease *l) BROKER_MUST_USE;
@@ -399,16 +428,19 @@ struct broker_copy;
 /* Start COPY … FROM STDIN.  0: *out is owned by the caller until broker_copy_end. */
 BROKER_API int broker_copy_in(struct broker *b, const char *sql, const struct broker_call *call,
 	struct broker_copy **out) BROKER_MUST_USE;
-/* Send data; any cut.  An error ends the COPY; broker_copy_end must still be called. */
+/* Send data; any cut.  An error ends the COPY; broker_copy_end must still be called.  The time-out
+ * of the call that started the COPY covers all of it. */
 BROKER_API int broker_copy_write(struct broker_copy *c, const void *data, size_t len) BROKER_MUST_USE;
 /* Start COPY … TO STDOUT. */
 BROKER_API int broker_copy_out(struct broker *b, const char *sql, const struct broker_call *call,
 	struct broker_copy **out) BROKER_MUST_USE;
 /* Next piece of data; *len 0 = end.  Valid until the next call on this COPY. */
-BROKER_API int broker_copy_read(struct broker_copy *c, const void **data, size_t *len) BROKER_MUST_USE;
+BROKER_API int broker_copy_read(
+	struct broker_copy *c, const void **data, size_t *len) BROKER_MUST_USE;
 /*
- * End and set *c to NULL.  abort_reason not NULL: make the COPY IN fail with that text.
- * *rows (may be NULL) gets the rows copied.
+ * End, wait for the outcome, and set *c to NULL.  abort_reason not NULL: make the COPY IN fail with
+ * that text (the database then answers BROKER_E_CANCELLED or _DATABASE), or cancel the COPY OUT.
+ * *rows (may be NULL) gets the rows copied; what a COPY OUT had not delivered is dropped.
  */
 BROKER_API int broker_copy_end(struct broker_copy **c, const char *abort_reason,
 	int64_t *rows) BROKER_MUST_USE;

@@ -23,7 +23,8 @@ struct entry {
 struct stmtcache {
 	uint32_t limit;
 	uint32_t used; /* numbers ever taken: 1..used */
-	uint32_t unused; /* numbers that stmtcache_forget took back, linked by entry.next; 0: none */
+	uint32_t
+		unused; /* numbers that stmtcache_forget took back, linked by entry.next; 0: none */
 	uint16_t slot[SLOTS]; /* number, 0: free */
 	struct entry entry[CHAN_MAX_STMTS];
 };
@@ -88,7 +89,8 @@ static uint64_t hash_text(const char *p, size_t len)
 void stmtcache_find(struct stmtcache *sc, const char *text, size_t len, struct stmtcache_key *key)
 {
 	*key = (struct stmtcache_key){.text = text, .len = len};
-	if (len == 0 || len > STMTCACHE_TEXT_MAX) { /* an empty text on the wire means a known one */
+	if (len == 0 ||
+		len > STMTCACHE_TEXT_MAX) { /* an empty text on the wire means a known one */
 		return;
 	}
 	key->hash = hash_text(text, len);

@@ -3,8 +3,8 @@
  * stmtcache.h - which statement texts the broker knows by number, for one channel.
  *
  * The first use of a text sends it with REQ_F_DEFINE and a number from 1 to CHAN_MAX_STMTS - 1;
- * later uses send the number alone.  When all are taken the least recently used one is defined anew.
- * Order makes this safe: the broker reads descriptors in the order they were published.
+ * later uses send the number alone.  When all are taken the least recently used one is defined
+ * anew. Order makes this safe: the broker reads descriptors in the order they were published.
  *
  * A definition that could not be sent after all is taken back with stmtcache_forget.
  */

@@ -2,9 +2,9 @@
 /*
  * wait.c - the waiting half of chan.h: sleeping, the event loop's descriptor, the broker's end.
  *
- * The order in chan_sleep is that of doorbell.h: the bell word is read before `sleeping` is set, and
- * everything is looked at once more after the fence, so a wake between any two steps is not missed.
- * Sleeps are cut into slices; after each the socket says whether the broker still lives.
+ * The order in chan_sleep is that of doorbell.h: the bell word is read before `sleeping` is set,
+ * and everything is looked at once more after the fence, so a wake between any two steps is not
+ * missed. Sleeps are cut into slices; after each the socket says whether the broker still lives.
  */
 #include "chan.h"
 
@@ -62,7 +62,7 @@ void chan_check_peer(struct chan *c)
 static bool has_news(const struct chan *c, bool want_room)
 {
 	return inbox_ready(&c->in) || get(&c->b->closed) != 0 ||
-		(want_room && get(c->out.ring.head) != c->out.ring.seen_head);
+	       (want_room && get(c->out.ring.head) != c->out.ring.seen_head);
 }
 
 /* Look for a while; the budget doubles when that pays and halves when it does not. */
@@ -127,7 +127,8 @@ bool chan_sleep(struct chan *c, uint64_t until_ns, bool want_room)
 
 /*
  * Results that nobody reads fill the arena, and then r may wait for ever.  When nearly all of it is
- * held, or much of it and nothing has come for a slice, some of the others' chunks move to the heap.
+ * held, or much of it and nothing has come for a slice, some of the others' chunks move to the
+ * heap.
  */
 static void make_space(struct chan *c, struct broker_result *r, bool starved)
 {
@@ -138,7 +139,8 @@ static void make_space(struct chan *c, struct broker_result *r, bool starved)
 	if (c->in.held < limit) {
 		return;
 	}
-	TAILQ_FOREACH(o, &c->all, link) {
+	TAILQ_FOREACH(o, &c->all, link)
+	{
 		uint32_t got = o == r ? 0 : result_spill(o, want);
 
 		want -= got < want ? got : want;
@@ -174,7 +176,7 @@ bool chan_await(struct chan *c, struct broker_result *r, uint64_t until_ns)
 	}
 }
 
-/* -- event loops ---------------------------------------------------------------------------------- */
+/* -- event loops ----------------------------------------------------------------------------- */
 
 static int watch(int epoll, int fd)
 {

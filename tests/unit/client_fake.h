@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * client_fake.h - a broker for the tests of the client library: threads in the test's own process that
- * speak the protocol of layout.h and do what the statement's text says, so that every answer, also
- * the late, missing and impossible one, can be had at will.
+ * client_fake.h - a broker for the tests of the client library: threads in the test's own process
+ * that speak the protocol of layout.h and do what the statement's text says, so that every answer,
+ * also the late, missing and impossible one, can be had at will.
  *
  *   ok                done, 1 row affected
  *   rows N            N rows of two columns: number, text
@@ -97,7 +97,7 @@ enum fake_reply {
 
 #define fake_count(word) ((void)atomic_fetch_add(&(word), 1u))
 
-/* -- completions ----------------------------------------------------------------------------------- */
+/* -- completions ----------------------------------------------------------------------------- */
 
 static void fake_push(struct fake_channel *c, struct shm_completion *d)
 {
@@ -141,8 +141,8 @@ static void fake_final(struct fake_channel *c, uint64_t id, uint64_t rows, uint3
 	fake_push(c, &d);
 }
 
-static void fake_error(struct fake_channel *c, uint64_t id, uint32_t code, const char *sqlstate,
-	const char *text)
+static void fake_error(
+	struct fake_channel *c, uint64_t id, uint32_t code, const char *sqlstate, const char *text)
 {
 	unsigned char buf[512];
 	struct shm_error e = {.message_len = (uint32_t)strlen(text)};
@@ -188,7 +188,7 @@ static void fake_pump(struct fake_channel *c)
 	}
 }
 
-/* -- streams ---------------------------------------------------------------------------------------- */
+/* -- streams --------------------------------------------------------------------------------- */
 
 static void fake_append(struct fake_stream *s, const void *p, size_t n)
 {
@@ -224,7 +224,8 @@ static struct fake_stream *fake_open(struct fake_channel *c, uint64_t id)
 
 static void fake_row(struct fake_stream *s, int64_t number, const char *text, size_t len)
 {
-	struct shm_cell a = {.len = 8, .type = CELL_INT64}, b = {.len = (uint32_t)len, .type = CELL_TEXT};
+	struct shm_cell a = {.len = 8, .type = CELL_INT64},
+			b = {.len = (uint32_t)len, .type = CELL_TEXT};
 	struct shm_row row = {.len = 8 + 8 + 8 + pad8(len)};
 
 	fake_append(s, &row, sizeof(row));
@@ -257,7 +258,7 @@ static void fake_big(struct fake_channel *c, uint64_t id, size_t n)
 	free(text);
 }
 
-/* -- requests ---------------------------------------------------------------------------------------- */
+/* -- requests -------------------------------------------------------------------------------- */
 
 static void fake_length(struct fake_channel *c, uint64_t id, const unsigned char *param)
 {
@@ -272,11 +273,12 @@ static void fake_length(struct fake_channel *c, uint64_t id, const unsigned char
 	fake_row(fake_open(c, id), p.len, text, (size_t)sprintf(text, "%lld", (long long)sum));
 }
 
-static void fake_obey(
-	struct fake_channel *c, const struct shm_request *d, const char *sql, const unsigned char *params)
+static void fake_obey(struct fake_channel *c, const struct shm_request *d, const char *sql,
+	const unsigned char *params)
 {
 	unsigned long n = strchr(sql, ' ') != NULL ? strtoul(strchr(sql, ' '), NULL, 10) : 0;
-	struct shm_completion bad = {.id = d->id, .kind = COMP_DATA, .chunk = FAKE_BLOCKS, .len = 8};
+	struct shm_completion bad = {
+		.id = d->id, .kind = COMP_DATA, .chunk = FAKE_BLOCKS, .len = 8};
 
 	if (strncmp(sql, "rows", 4) == 0) {
 		fake_rows(c, d->id, (unsigned)n, 0);
@@ -325,7 +327,8 @@ static const char *fake_text(
 	return plain;
 }
 
-static void fake_request(struct fake_channel *c, const struct shm_request *d, const unsigned char *body)
+static void fake_request(
+	struct fake_channel *c, const struct shm_request *d, const unsigned char *body)
 {
 	static const char copy_data[] = "1\n2\n3\n";
 	struct shm_body head = {0};
@@ -365,7 +368,8 @@ static void fake_take_back(struct fake_channel *c, uint32_t block)
 	(void)atomic_fetch_sub(&c->fake->given_out, 1u);
 }
 
-static void fake_whole(struct fake_channel *c, const struct shm_request *d, const unsigned char *last)
+static void fake_whole(
+	struct fake_channel *c, const struct shm_request *d, const unsigned char *last)
 {
 	unsigned char *body = malloc(c->part_len + d->len + 1);
 
@@ -378,7 +382,8 @@ static void fake_whole(struct fake_channel *c, const struct shm_request *d, cons
 	free(body);
 }
 
-static void fake_copy_end(struct fake_channel *c, const struct shm_request *d, const unsigned char *body)
+static void fake_copy_end(
+	struct fake_channel *c, const struct shm_request *d, const unsigned char *body)
 {
 	char text[256];
 
@@ -448,7 +453,7 @@ static void fake_take(struct fake_channel *c, const struct shm_request *d)
 	fake_count(c->fake->faults);
 }
 
-/* -- a channel --------------------------------------------------------------------------------------- */
+/* -- a channel ------------------------------------------------------------------------------- */
 
 static void fake_wake(struct fake_channel *c)
 {
@@ -556,8 +561,8 @@ static bool fake_attach(struct fake_channel *c)
 	int fds[6];
 	bool ok;
 
-	if (recv(c->sock, &hello, sizeof(hello), 0) != sizeof(hello) || hello.magic != ATTACH_MAGIC ||
-		mode == FAKE_REPLY_HANG_UP) {
+	if (recv(c->sock, &hello, sizeof(hello), 0) != sizeof(hello) ||
+		hello.magic != ATTACH_MAGIC || mode == FAKE_REPLY_HANG_UP) {
 		return false;
 	}
 	segment_identity_self(&id);
@@ -570,10 +575,11 @@ static bool fake_attach(struct fake_channel *c)
 	if (mode != FAKE_REPLY_SILENT) {
 		fake_send_reply(c, fds,
 			get(&c->fake->refuse) != 0 || mode == FAKE_REPLY_NO_FDS ? 0
-			: mode == FAKE_REPLY_EXTRA_FDS                             ? 6
-								    : 4);
+			: mode == FAKE_REPLY_EXTRA_FDS                          ? 6
+										: 4);
 	}
-	ok = recv(c->sock, &ready, sizeof(ready), 0) == sizeof(ready) && ready.magic == ATTACH_MAGIC;
+	ok = recv(c->sock, &ready, sizeof(ready), 0) == sizeof(ready) &&
+	     ready.magic == ATTACH_MAGIC;
 	segment_unmap(board, board_len);
 	close(fds[0]);
 	close(fds[1]);
@@ -648,7 +654,8 @@ static void fake_start(struct fake *f)
 	snprintf(f->path, sizeof(f->path), "%s/sock", f->dir);
 	strcpy(sa.sun_path, f->path);
 	f->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	if (bind(f->listener, (struct sockaddr *)&sa, sizeof(sa)) < 0 || listen(f->listener, 16) < 0) {
+	if (bind(f->listener, (struct sockaddr *)&sa, sizeof(sa)) < 0 ||
+		listen(f->listener, 16) < 0) {
 		bail_out("no socket: %s", strerror(errno));
 	}
 	pthread_create(&f->thread, NULL, fake_main, f);

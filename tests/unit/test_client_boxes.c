@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* test_client_boxes.c - bodies, the outbox's arena and the inbox's chunks, against a model consumer. */
+/* test_client_boxes.c - bodies, the outbox's arena and the inbox's chunks, against a model
+ * consumer. */
 #include "bodyout.h"
 #include "inbox.h"
 #include "outbox.h"
@@ -13,7 +14,7 @@
 #define ARENA 1024u
 #define BLOCKS 16u
 
-/* -- outbox ---------------------------------------------------------------------------------------- */
+/* -- outbox ---------------------------------------------------------------------------------- */
 
 struct out_fixture {
 	_Atomic uint64_t tail, head;
@@ -86,7 +87,8 @@ static void test_outbox_random(void)
 			wrong += !take(&f, (unsigned char)(1 + taken++ % 250));
 		}
 	}
-	is_int(wrong, 0, "100000 bodies of random length: none wraps, none is overwritten before its time");
+	is_int(wrong, 0,
+		"100000 bodies of random length: none wraps, none is overwritten before its time");
 	outbox_finish(&f.o);
 }
 
@@ -111,11 +113,12 @@ static void test_outbox_edges(void)
 	}
 	ok(outbox_taken(&f.o, pos) && outbox_has_room(&f.o, 0), "taken, and free again");
 	put(&f.head, UINT64_C(1) << 60);
-	ok(!outbox_taken(&f.o, pos + 1) && outbox_has_room(&f.o, 8), "a head that never was is ignored");
+	ok(!outbox_taken(&f.o, pos + 1) && outbox_has_room(&f.o, 8),
+		"a head that never was is ignored");
 	outbox_finish(&f.o);
 }
 
-/* -- inbox ----------------------------------------------------------------------------------------- */
+/* -- inbox ----------------------------------------------------------------------------------- */
 
 struct in_fixture {
 	_Atomic uint64_t tail, head;
@@ -128,7 +131,8 @@ struct in_fixture {
 static void in_init(struct in_fixture *f)
 {
 	memset(f, 0, sizeof(*f));
-	if (inbox_init(&f->in, &f->tail, &f->head, f->slots, SLOTS, f->arena, sizeof(f->arena)) < 0) {
+	if (inbox_init(&f->in, &f->tail, &f->head, f->slots, SLOTS, f->arena, sizeof(f->arena)) <
+		0) {
 		bail_out("no memory");
 	}
 	ring_out_init(&f->out, &f->tail, &f->head, f->slots, SLOTS);
@@ -149,11 +153,13 @@ static void test_inbox(void)
 	is_int((int64_t)get(&f.head), 1, "its slot is given back at once");
 	memset(f.arena + 3 * CHAN_BLOCK, 'x', 5000);
 	k = inbox_chunk(&f.in, &got);
-	ok(k != NULL && k->data == f.arena + 3 * CHAN_BLOCK && k->len == 5000, "its chunk, in place");
+	ok(k != NULL && k->data == f.arena + 3 * CHAN_BLOCK && k->len == 5000,
+		"its chunk, in place");
 	is_int(f.in.held, 2, "two blocks are held");
 	is_int(inbox_due(&f.in), CHAN_NO_CHUNK, "none is due");
 	copy = inbox_spill(&f.in, k);
-	ok(copy != NULL && copy->data[4999] == 'x' && copy->block == CHAN_NO_CHUNK, "moved to the heap");
+	ok(copy != NULL && copy->data[4999] == 'x' && copy->block == CHAN_NO_CHUNK,
+		"moved to the heap");
 	is_int(inbox_due(&f.in), 3, "its first block is due");
 	is_int(inbox_due(&f.in), CHAN_NO_CHUNK, "once");
 	is_int(f.in.held, 0, "nothing is held");
@@ -182,7 +188,7 @@ static void test_inbox_nonsense(void)
 	inbox_finish(&f.in);
 }
 
-/* -- bodies ---------------------------------------------------------------------------------------- */
+/* -- bodies ---------------------------------------------------------------------------------- */
 
 struct sink {
 	struct bodyout o;
@@ -211,8 +217,12 @@ static void test_body(void)
 	const struct broker_value v[] = {broker_null(), broker_bool(true), broker_int64(-2),
 		broker_double(0.5), broker_text("text"), broker_blob("\0\1\2\3\4\5\6\7\10", 9),
 		broker_json("{}"), broker_timestamp(17), broker_text("")};
-	const struct body_spec s = {.tag = "/tag", .tag_len = 4, .sql = "SELECT 1", .sql_len = 8,
-		.nparams = array_size(v), .params = v};
+	const struct body_spec s = {.tag = "/tag",
+		.tag_len = 4,
+		.sql = "SELECT 1",
+		.sql_len = 8,
+		.nparams = array_size(v),
+		.params = v};
 	unsigned char whole[512], pieces[512];
 	int bad;
 	uint64_t len = bodyout_measure(&s, &bad);

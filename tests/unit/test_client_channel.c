@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* test_client_channel.c - the library against a scripted broker (client_fake.h), over real segments. */
+/* test_client_channel.c - the library against a scripted broker (client_fake.h), over real
+ * segments. */
 #include "client_fake.h"
 #include "shmbroker.h"
 
@@ -59,7 +60,7 @@ static bool read_rows(struct broker_result *r, unsigned n)
 	return broker_next(r) == 0;
 }
 
-/* -- results --------------------------------------------------------------------------------------- */
+/* -- results --------------------------------------------------------------------------------- */
 
 static void test_results(void)
 {
@@ -97,7 +98,8 @@ static void test_big_row(void)
 	size_t len = 0, wrong = 0;
 
 	is_int(run("big 3000000", &r), 0, "a row of 3 MB through an arena of 64 KiB");
-	ok(broker_next(r) == 1 && broker_get_text(r, 1, &text, &len) == 0 && len == n, "is one text");
+	ok(broker_next(r) == 1 && broker_get_text(r, 1, &text, &len) == 0 && len == n,
+		"is one text");
 	for (size_t i = 0; i < n && text != NULL; i++) {
 		wrong += text[i] != (char)('a' + i % 26);
 	}
@@ -125,8 +127,8 @@ static void test_unread(void)
 		struct broker_result *inner = NULL;
 		int64_t number = -1;
 
-		wrong += broker_next(outer) != 1 || (i % 50 == 0 && (run("rows 2", &inner) != 0 ||
-								    !read_rows(inner, 2)));
+		wrong += broker_next(outer) != 1 ||
+			 (i % 50 == 0 && (run("rows 2", &inner) != 0 || !read_rows(inner, 2)));
 		wrong += broker_get_int64(outer, 0, &number) != 0 || number != i;
 		broker_result_free(&inner);
 	}
@@ -148,7 +150,7 @@ static void test_no_leak(const char *after)
 	is_int(get(&fake.faults), 0, "after %s: nothing broke the protocol", after);
 }
 
-/* -- requests -------------------------------------------------------------------------------------- */
+/* -- requests -------------------------------------------------------------------------------- */
 
 static void test_statement_ids(void)
 {
@@ -184,14 +186,17 @@ static void test_large_body(void)
 		sum += data[i];
 	}
 	snprintf(want, sizeof(want), "%lld", (long long)sum);
-	is_int(broker_exec(b, "length", 1, &v, NULL, &r), 0, "a parameter of 1 MB, an arena of 64 KiB");
-	ok(broker_next(r) == 1 && broker_get_int64(r, 0, &len) == 0 && len == (int64_t)n, "arrives");
+	is_int(broker_exec(b, "length", 1, &v, NULL, &r), 0,
+		"a parameter of 1 MB, an arena of 64 KiB");
+	ok(broker_next(r) == 1 && broker_get_int64(r, 0, &len) == 0 && len == (int64_t)n,
+		"arrives");
 	ok(broker_get_text(r, 1, &text, NULL) == 0 && strcmp(text, want) == 0, "byte by byte");
 	ok(get(&fake.parts) > 10, "in parts");
 	broker_result_free(&r);
 	v = broker_blob(data, n);
 	v.u.bytes.len = 9u << 20;
-	is_int(broker_exec(b, "length", 1, &v, NULL, NULL), BROKER_E_TOO_LARGE, "more than max_request");
+	is_int(broker_exec(b, "length", 1, &v, NULL, NULL), BROKER_E_TOO_LARGE,
+		"more than max_request");
 	free(data);
 }
 
@@ -259,7 +264,7 @@ static void test_event_loop(void)
 	is_int(poll(&p, 1, 0), 0, "quiet again");
 }
 
-/* -- time ------------------------------------------------------------------------------------------- */
+/* -- time ------------------------------------------------------------------------------------ */
 
 static void test_deadlines(void)
 {
@@ -267,7 +272,8 @@ static void test_deadlines(void)
 	uint64_t t, t0 = doorbell_now();
 
 	is_int(run_for("silent", 30, BROKER_READONLY), BROKER_E_TIMEOUT, "a read without answer");
-	ok(doorbell_now() - t0 >= UINT64_C(280000000), "is given up after its deadline and a grace");
+	ok(doorbell_now() - t0 >= UINT64_C(280000000),
+		"is given up after its deadline and a grace");
 	ok(reaches(&fake.cancels, cancels + 1), "and cancelled");
 	is_int(run_for("silent", 30, 0), BROKER_E_OUTCOME_UNKNOWN, "a write without answer");
 	is_int(broker_error(b)->outcome, BROKER_UNKNOWN, "may have taken effect");
@@ -285,7 +291,7 @@ static void test_deadlines(void)
 	is_int(broker_collect(b, t, -1, NULL, NULL), BROKER_E_CANCELLED, "it is cancelled");
 }
 
-/* -- leases and COPY --------------------------------------------------------------------------------- */
+/* -- leases and COPY ------------------------------------------------------------------------- */
 
 static void test_leases(void)
 {
@@ -330,7 +336,8 @@ static void test_copy(void)
 	is_int(broker_copy_in(b, "COPY", NULL, &c), BROKER_E_ARGUMENT, "COPY needs a lease");
 	is_int(broker_lease(b, NULL, &call.lease), 0, "a lease");
 	is_int(broker_copy_in(b, "COPY", &call, &c), 0, "COPY in");
-	ok(broker_copy_write(c, data, sizeof(data)) == 0 && broker_copy_write(c, data, 1) == 0, "data");
+	ok(broker_copy_write(c, data, sizeof(data)) == 0 && broker_copy_write(c, data, 1) == 0,
+		"data");
 	is_int(broker_copy_read(c, &piece, &len), BROKER_E_USAGE, "no reading here");
 	is_int(broker_copy_end(&c, NULL, &rows), 0, "ended");
 	ok(c == NULL && rows == sizeof(data) + 1, "all arrived");
@@ -345,7 +352,7 @@ static void test_copy(void)
 	broker_release(&call.lease);
 }
 
-/* -- life -------------------------------------------------------------------------------------------- */
+/* -- life ------------------------------------------------------------------------------------ */
 
 static void test_fork(void)
 {
@@ -363,9 +370,9 @@ static void test_fork(void)
 
 		bad |= broker_next(r) != BROKER_E_FORKED ? 1 : 0;
 		bad |= broker_exec(b, "ok", 0, NULL, &(struct broker_call){.lease = l}, NULL) !=
-				BROKER_E_FORKED
-			? 2
-			: 0;
+				       BROKER_E_FORKED
+			       ? 2
+			       : 0;
 		bad |= run("rows 7", &own) != 0 || !read_rows(own, 7) ? 4 : 0;
 		broker_result_free(&r);
 		broker_rollback(&l);
@@ -418,7 +425,8 @@ static void test_lost(void)
 	is_int(run_for("die", 0, BROKER_READONLY), BROKER_E_LOST, "the broker dies at a read");
 	ok(broker_error(b)->outcome == BROKER_NOT_DONE && broker_error(b)->retry_safe,
 		"which may be repeated");
-	is_int(run("nonsense", NULL), BROKER_E_INTERNAL, "a broker that says impossible things is left");
+	is_int(run("nonsense", NULL), BROKER_E_INTERNAL,
+		"a broker that says impossible things is left");
 	is_int(run("shutdown", NULL), 0, "a broker that shuts down answers");
 	is_int(run("ok", NULL), 0, "the next call goes to its successor");
 }

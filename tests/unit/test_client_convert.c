@@ -11,8 +11,10 @@
 
 static struct cell pgtext(uint8_t type, const char *s)
 {
-	return (struct cell){
-		.p = (const void *)s, .len = (uint32_t)strlen(s), .type = type, .encoding = CELL_PGTEXT};
+	return (struct cell){.p = (const void *)s,
+		.len = (uint32_t)strlen(s),
+		.type = type,
+		.encoding = CELL_PGTEXT};
 }
 
 static struct cell text(const char *s)
@@ -144,7 +146,8 @@ static void test_double(void)
 
 		v = 42;
 		is_int(convert_double(&c, &v), cases[i].rc, "\"%s\" as double: code", cases[i].s);
-		ok(v == (cases[i].rc == 0 ? cases[i].value : 42), "\"%s\" as double: value", cases[i].s);
+		ok(v == (cases[i].rc == 0 ? cases[i].value : 42), "\"%s\" as double: value",
+			cases[i].s);
 	}
 	struct cell c = pgtext(CELL_DOUBLE, "NaN");
 
@@ -162,11 +165,22 @@ static void test_double_text(void)
 		double d;
 		const char *s;
 	} cases[] = {
-		{0.0, "0"}, {-0.0, "-0"}, {1.0, "1"}, {0.1, "0.1"}, {-1.5, "-1.5"}, {100000, "100000"},
-		{0.30000000000000004, "0.30000000000000004"}, {1.0 / 3, "0.3333333333333333"},
-		{0.0001, "0.0001"}, {0.00001, "1e-05"}, {1e14, "100000000000000"}, {1e15, "1e+15"},
-		{1.2345678901234568e17, "1.2345678901234568e+17"}, {1e100, "1e+100"},
-		{5e-324, "4.94065645841247e-324"}, {1.7976931348623157e308, "1.7976931348623157e+308"},
+		{0.0, "0"},
+		{-0.0, "-0"},
+		{1.0, "1"},
+		{0.1, "0.1"},
+		{-1.5, "-1.5"},
+		{100000, "100000"},
+		{0.30000000000000004, "0.30000000000000004"},
+		{1.0 / 3, "0.3333333333333333"},
+		{0.0001, "0.0001"},
+		{0.00001, "1e-05"},
+		{1e14, "100000000000000"},
+		{1e15, "1e+15"},
+		{1.2345678901234568e17, "1.2345678901234568e+17"},
+		{1e100, "1e+100"},
+		{5e-324, "4.94065645841247e-324"},
+		{1.7976931348623157e308, "1.7976931348623157e+308"},
 	};
 	unsigned wrong = 0;
 	char out[CONVERT_TEXT_MAX];
@@ -201,7 +215,8 @@ static void test_double_text(void)
 /* Neither reading nor writing numbers depends on what the program did with setlocale. */
 static void test_locale(void)
 {
-	static const char *const names[] = {"de_DE.UTF-8", "de_DE.utf8", "fr_FR.UTF-8", "nl_NL.UTF-8"};
+	static const char *const names[] = {
+		"de_DE.UTF-8", "de_DE.utf8", "fr_FR.UTF-8", "nl_NL.UTF-8"};
 	const char *got = NULL;
 	char out[CONVERT_TEXT_MAX];
 	struct cell c = pgtext(CELL_DOUBLE, "12345678901234567.5e-3");
@@ -250,7 +265,8 @@ static void test_blob(void)
 	size_t len = 0;
 	struct cell c = pgtext(CELL_BLOB, "\\x00ff7fAB");
 
-	ok(convert_blob(&c, out, &len) == 0 && len == 4 && memcmp(out, "\0\xff\x7f\xab", 4) == 0, "hex");
+	ok(convert_blob(&c, out, &len) == 0 && len == 4 && memcmp(out, "\0\xff\x7f\xab", 4) == 0,
+		"hex");
 	c = pgtext(CELL_BLOB, "\\x");
 	ok(convert_blob(&c, out, &len) == 0 && len == 0, "empty");
 	c = pgtext(CELL_BLOB, "\\x0");
@@ -258,7 +274,8 @@ static void test_blob(void)
 	c = pgtext(CELL_BLOB, "\\x0g");
 	is_int(convert_blob(&c, out, &len), BROKER_E_TYPE, "no hex digit");
 	c = pgtext(CELL_BLOB, "a\\\\b\\000\\377");
-	ok(convert_blob(&c, out, &len) == 0 && len == 5 && memcmp(out, "a\\b\0\xff", 5) == 0, "escapes");
+	ok(convert_blob(&c, out, &len) == 0 && len == 5 && memcmp(out, "a\\b\0\xff", 5) == 0,
+		"escapes");
 	c = pgtext(CELL_BLOB, "a\\9");
 	is_int(convert_blob(&c, out, &len), BROKER_E_TYPE, "no escape");
 }
@@ -276,7 +293,8 @@ static void test_utf8(void)
 	ok(!is_text("\x80") && !is_text("\xc3") && !is_text("\xc3(") && !is_text("\xe2\x82") &&
 			!is_text("\xff"),
 		"cut and stray bytes");
-	ok(!is_text("\xc0\xaf") && !is_text("\xe0\x80\xaf") && !is_text("\xf0\x80\x80\xaf"), "overlong");
+	ok(!is_text("\xc0\xaf") && !is_text("\xe0\x80\xaf") && !is_text("\xf0\x80\x80\xaf"),
+		"overlong");
 	ok(!is_text("\xed\xa0\x80") && !is_text("\xf4\x90\x80\x80"), "surrogates, beyond U+10FFFF");
 	ok(!convert_is_text((const void *)"a\0b", 3), "NUL");
 }

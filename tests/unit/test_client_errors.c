@@ -33,7 +33,8 @@ static size_t record(unsigned char *out, const char *message, const char *detail
 	};
 
 	memcpy(out, &e, sizeof(e));
-	return sizeof(e) + (size_t)sprintf((char *)out + sizeof(e), "%s%s%s", message, detail, hint);
+	return sizeof(e) +
+	       (size_t)sprintf((char *)out + sizeof(e), "%s%s%s", message, detail, hint);
 }
 
 static void test_report(void)
@@ -75,7 +76,8 @@ static void test_long_texts(void)
 	errstate_report(&e, BROKER_E_DATABASE, BROKER_NOT_DONE, buf, len);
 	ok(strlen(e.pub.message) + strlen(e.pub.detail) + strlen(e.pub.hint) <= sizeof(e.text),
 		"longer texts are cut to the buffer");
-	is_int(errstate_set(&e, BROKER_E_USAGE, "%s", message), BROKER_E_USAGE, "a long own message");
+	is_int(errstate_set(&e, BROKER_E_USAGE, "%s", message), BROKER_E_USAGE,
+		"a long own message");
 	is_int((int64_t)strlen(e.pub.message), (int64_t)sizeof(e.text) - 1, "is cut as well");
 	is_str(e.pub.sqlstate, "", "and leaves no SQLSTATE behind");
 }

@@ -114,10 +114,11 @@ static bool row_is_right(const struct rowreader *rr, unsigned i)
 		}
 	}
 	return rr->have_row && id == (int64_t)i && c[0].cell.type == CELL_INT64 &&
-		c[1].cell.len == i * 7 && c[2].cell.type == CELL_NULL;
+	       c[1].cell.len == i * 7 && c[2].cell.type == CELL_NULL;
 }
 
-/* Read a stream that comes in the pieces that end at cut[]; the next piece only when it is wanted. */
+/* Read a stream that comes in the pieces that end at cut[]; the next piece only when it is wanted.
+ */
 static bool read_cut(struct rowreader *rr, const struct stream *s, const size_t *cut, unsigned ncut)
 {
 	unsigned next = 0, rows = 0, given = 0, spent = 0;
@@ -178,7 +179,8 @@ static void test_cuts(void)
 	rowreader_finish(&rr);
 }
 
-/* All chunks are there at once: rows are read where they lie, and stay until the next is asked for. */
+/* All chunks are there at once: rows are read where they lie, and stay until the next is asked for.
+ */
 static void test_in_place(void)
 {
 	struct rowreader rr;
@@ -242,7 +244,8 @@ static void test_cut_short(void)
 /* Any one word changed: the reader may refuse or read something else, but only inside. */
 static void test_damaged(void)
 {
-	static const uint64_t values[] = {0, 1, UINT64_MAX, UINT64_C(0x7fffffff), UINT64_C(1) << 40};
+	static const uint64_t values[] = {
+		0, 1, UINT64_MAX, UINT64_C(0x7fffffff), UINT64_C(1) << 40};
 	struct rowreader rr;
 	struct stream s, good;
 	unsigned tried = 0;
