@@ -25,7 +25,9 @@ struct screen {
 static int fitting(const char *s, int cols)
 {
 	char copy[2048];
-	size_t n = strnlen(s, sizeof(copy) - 1);
+	size_t n = strlen(s);
+
+	n = n < sizeof(copy) - 1 ? n : sizeof(copy) - 1;
 
 	memcpy(copy, s, n);
 	copy[n] = '\0';
