@@ -2,6 +2,9 @@
 /* statement.c - see statement.h. */
 #include "statement.h"
 
+#include "fingerprint.h"
+#include "hash.h"
+
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,17 +21,6 @@ struct statements {
 	size_t idle_bytes;
 	uint32_t next_id;
 };
-
-/* FNV-1a, 64 bit (Fowler, Noll, Vo): short keys, and the full text is compared anyway. */
-static uint64_t hash_text(const char *text, size_t len)
-{
-	uint64_t h = UINT64_C(0xcbf29ce484222325);
-
-	for (size_t i = 0; i < len; i++) {
-		h = (h ^ (unsigned char)text[i]) * UINT64_C(0x100000001b3);
-	}
-	return h;
-}
 
 struct statements *statements_create(unsigned limit)
 {
@@ -93,15 +85,18 @@ static void forget(struct statements *s, struct statement *st)
 static struct statement *add(struct statements *s, uint64_t hash, const char *text, size_t len)
 {
 	struct statement *st = malloc(sizeof(*st) + len + 1);
+	struct fingerprint shape;
 
 	if (st == NULL) {
 		return NULL;
 	}
+	fingerprint_make(&shape, text, len);
 	memset(st, 0, sizeof(*st));
 	memcpy(st->text, text, len);
 	st->text[len] = '\0';
 	st->len = len;
 	st->hash = hash;
+	st->fingerprint = shape.value;
 	st->id = s->next_id++;
 	st->traits = statement_traits(text, len);
 	atomic_init(&st->readonly, -1);
@@ -112,7 +107,7 @@ static struct statement *add(struct statements *s, uint64_t hash, const char *te
 
 struct statement *statement_get(struct statements *s, const char *text, size_t len)
 {
-	uint64_t hash = hash_text(text, len);
+	uint64_t hash = hash_bytes(text, len);
 	struct statement *st;
 
 	for (st = s->bucket[hash % BUCKETS]; st != NULL; st = st->chain) {

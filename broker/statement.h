@@ -26,6 +26,8 @@ enum statement_trait {
 
 struct statement {
 	uint64_t hash;
+	uint64_t fingerprint; /* of its shape, see fingerprint.h */
+	uint32_t shape; /* row of its shape when it last ended, a hint for shape_find */
 	uint32_t id; /* unique while the broker runs, never reused */
 	uint32_t refs;
 	uint32_t traits; /* enum statement_trait */
