@@ -90,6 +90,7 @@ static int make_board(struct broker_proc *b)
 		.nservers = cfg->nservers,
 		.nworkers = (unsigned)cfg->broker.max_workers,
 		.nslow = (unsigned)cfg->broker.slow_log_size,
+		.nshapes = (unsigned)cfg->broker.statement_shapes,
 	};
 	struct board_place s = {.path = s_path, .mode = 0644, .gid = (gid_t)-1};
 	struct board_place q = {.path = q_path, .mode = 0640, .gid = monitor_gid(cfg)};
@@ -97,6 +98,7 @@ static int make_board(struct broker_proc *b)
 
 	for (unsigned i = 0; i < cfg->npools; i++) {
 		g.nconns += (unsigned)cfg->pools[i].max_size + POOL_MAX_READERS + 1;
+		g.nsamples = cfg->pools[i].slow_sample > 0 ? g.nslow : g.nsamples;
 	}
 	if (q.gid == (gid_t)-1) {
 		q.mode = 0600;

@@ -41,6 +41,7 @@ struct config_broker {
 	int64_t default_timeout; /* milliseconds; of calls that name none */
 	int64_t shutdown_grace; /* milliseconds */
 	int64_t slow_log_size; /* records kept in Q */
+	int64_t statement_shapes; /* rows kept in Q, 0 = none */
 };
 
 struct config_server {
@@ -68,6 +69,8 @@ struct config_pool {
 	int64_t max_prepared; /* prepared statements per connection, 0 = off */
 	int64_t max_pipeline; /* read-only statements in flight on one shared connection */
 	int64_t slow_threshold; /* milliseconds; slower statements go to the slow-query ring; -1 = never */
+	int64_t slow_sample; /* one statement in so many goes to the samples in Q, 0 = none */
+	char *slow_params; /* off, on: parameter values with slow statements */
 	int64_t max_waiting; /* requests that may wait for a connection, 0 = no limit of its own */
 };
 

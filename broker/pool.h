@@ -47,6 +47,7 @@ struct pool {
 	bool closing;
 	struct timer expiry; /* of the first waiter */
 
+	uint64_t until_sample; /* statements that end before one is drawn; see querylog.c */
 	uint64_t next_connect_ns; /* not before: back-off */
 	uint64_t backoff_ns;
 	bool ever_ready;

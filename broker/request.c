@@ -6,6 +6,7 @@
 #include "io.h"
 #include "lease.h"
 #include "pool.h"
+#include "querylog.h"
 #include "session.h"
 
 #include <stddef.h>
@@ -147,40 +148,10 @@ static uint64_t run_time(const struct request *r, uint64_t now)
 	return r->sent_ns != 0 ? now - r->sent_ns : 0;
 }
 
-static void note_slow(struct request *r, const struct failure *f, uint64_t rows, uint64_t now)
-{
-	struct slow_record rec = {
-		.pool = r->pool->index,
-		.server = r->pool->server_index,
-		.worker_pid = r->session != NULL ? session_pid(r->session) : 0,
-		.sql = r->stmt->text,
-		.sql_len = r->stmt->len,
-		.wait_ns = wait_time(r, now),
-		.run_ns = run_time(r, now),
-		.rows = rows,
-		.code = f != NULL ? f->code : 0,
-		.fingerprint = r->stmt->hash,
-	};
-	char tag[CHAN_TAG_MAX + 1];
-	struct timespec ts;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	rec.when_ns = (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-	memcpy(tag, r->tag, r->tag_len);
-	tag[r->tag_len] = '\0';
-	rec.tag = tag;
-	if (f != NULL) {
-		memcpy(rec.sqlstate, f->sqlstate, sizeof(rec.sqlstate));
-	}
-	board_slow(r->io->board, &rec);
-	board_count(r->io->board, METRIC_SLOW_STATEMENTS, 1);
-}
-
 /* The worker was answered, or is gone (f says so): the statement ends here, once. */
 static void account(struct request *r, const struct failure *f, uint64_t rows)
 {
 	uint64_t now = io_now(r->io);
-	int64_t threshold = r->pool->config->slow_threshold;
 
 	if (!request_is_statement(r)) {
 		return;
@@ -200,9 +171,8 @@ static void account(struct request *r, const struct failure *f, uint64_t rows)
 	} else if (f->code == FAIL_OUTCOME_UNKNOWN) {
 		count(r, POOL_METRIC_OUTCOME_UNKNOWN, 1);
 	}
-	if (threshold >= 0 && now - r->arrived_ns >= (uint64_t)threshold * 1000000u &&
-		r->stmt != NULL) {
-		note_slow(r, f, rows, now);
+	if (r->stmt != NULL) {
+		querylog_note(r, f, rows, wait_time(r, now), run_time(r, now));
 	}
 }
 

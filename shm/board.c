@@ -35,7 +35,8 @@ struct board {
 	struct board_table pools, servers, conns, workers;
 	struct board_event_slot *events;
 	uint64_t next_event; /* number of the event to write next, starts at 1 */
-	struct slowring slow;
+	struct slowring slow, samples; /* samples.count may be 0 */
+	struct shape_table *shapes; /* NULL: none */
 };
 
 static const char *const event_names[BOARD_EVENT_KIND_COUNT] = {
@@ -125,6 +126,8 @@ static int create_q(struct board *b, const struct segment_identity *id,
 {
 	const struct segment_plan plan[] = {
 		{SHM_SEC_SLOW, SLOW_VERSION, SLOW_SLOT, g->nslow, 0},
+		{SHM_SEC_SHAPES, SHAPE_VERSION, SHAPE_ROW, g->nshapes, 0},
+		{SHM_SEC_SAMPLES, SLOW_VERSION, SLOW_SLOT, g->nsamples, 0},
 	};
 
 	return create_segment(
@@ -162,6 +165,7 @@ static void bind_sections(struct board *b, const struct board_geometry *g)
 	b->events = section_at(&b->s, SHM_SEC_EVENTS);
 	b->next_event = 1;
 	slowring_init(&b->slow, section_at(&b->q, SHM_SEC_SLOW), g->nslow);
+	slowring_init(&b->samples, section_at(&b->q, SHM_SEC_SAMPLES), g->nsamples);
 	for (unsigned i = 0; i < METRIC_DESC_COUNT; i++) {
 		metric_describe(i, &desc[i]);
 	}
@@ -174,7 +178,8 @@ static bool geometry_ok(const struct board_geometry *g)
 {
 	return g->npools >= 1 && g->npools <= BOARD_ROWS_MAX / POOL_HIST_COUNT &&
 	       g->nservers <= BOARD_ROWS_MAX && g->nconns <= BOARD_ROWS_MAX &&
-	       g->nworkers <= BOARD_ROWS_MAX && g->nslow >= 1 && g->nslow <= BOARD_ROWS_MAX;
+	       g->nworkers <= BOARD_ROWS_MAX && g->nslow >= 1 && g->nslow <= BOARD_ROWS_MAX &&
+	       g->nsamples <= BOARD_ROWS_MAX && g->nshapes <= BOARD_ROWS_MAX;
 }
 
 int board_create(const struct segment_identity *id, const struct board_geometry *g,
@@ -196,6 +201,10 @@ int board_create(const struct segment_identity *id, const struct board_geometry 
 	err = create_s(b, id, g, s);
 	if (err == 0) {
 		err = create_q(b, id, g, q);
+	}
+	if (err == 0 && g->nshapes > 0) {
+		b->shapes = shape_table_create(section_at(&b->q, SHM_SEC_SHAPES), g->nshapes);
+		err = b->shapes == NULL ? -ENOMEM : 0;
 	}
 	if (err == 0) {
 		bind_sections(b, g);
@@ -220,6 +229,7 @@ void board_destroy(struct board **b)
 	}
 	destroy_segment(&(*b)->s);
 	destroy_segment(&(*b)->q);
+	shape_table_destroy((*b)->shapes);
 	free(*b);
 	*b = NULL;
 }
@@ -337,4 +347,16 @@ void board_slow(struct board *b, const struct slow_record *rec)
 {
 	slowring_write(&b->slow, rec);
 	board_count(b, METRIC_SLOW_STATEMENTS, 1);
+}
+
+void board_sample(struct board *b, const struct slow_record *rec)
+{
+	if (!never(b->samples.count == 0)) {
+		slowring_write(&b->samples, rec);
+	}
+}
+
+struct shape_table *board_shapes(const struct board *b)
+{
+	return b->shapes;
 }

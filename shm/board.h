@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * board.h - the broker's state for everyone to look at: segment S, and Q with the slow statements.
+ * board.h - the broker's state for everyone to look at: segment S, and Q with the statements.
  *
  * The board is a mirror.  The truth is in the broker's private memory; the broker never decides by
  * what stands here, and nobody else writes it.  It is a file in memory (docs/decisions/0002), found
@@ -14,6 +14,9 @@
  *   POOLS, SERVERS, CONNS, WORKERS
  *                  struct board_pool, ...      sequence lock per row (see seqlock.h)
  *   EVENTS         struct board_event_slot     ring of stamped slots, as in slowring.h
+ *   Q: SLOW        struct slow_slot            slow statements, see slowring.h
+ *      SAMPLES     struct slow_slot            some of the others, see slowring.h
+ *      SHAPES      struct shape_row            what each shape of statement cost, see shape.h
  *
  * Threads.  The I/O thread makes every call between board_create and board_destroy.
  * Progress.  Every call but create and destroy is wait-free and makes no system call, except that
@@ -33,6 +36,7 @@
 #include "layout.h"
 #include "metrics.h"
 #include "segment.h"
+#include "shape.h"
 #include "slowring.h"
 
 #include <sys/types.h>
@@ -42,7 +46,9 @@ struct board;
 /* Capacities; constant for the life of the board. */
 struct board_geometry {
 	unsigned npools, nservers, nconns, nworkers;
-	unsigned nslow; /* slots of Q */
+	unsigned nslow; /* slots of Q for slow statements */
+	unsigned nsamples; /* slots of Q for statements drawn by lot; 0 = none */
+	unsigned nshapes; /* rows of Q; 0 = none are kept */
 };
 
 #define BOARD_ROWS_MAX 65536u
@@ -343,5 +349,9 @@ uint64_t board_event_read(const void *slot, size_t stride, struct board_event_sl
 
 /* Append to the slow-query ring. */
 void board_slow(struct board *b, const struct slow_record *rec);
+/* Append to the ring of samples; there is one if geometry.nsamples was not 0. */
+void board_sample(struct board *b, const struct slow_record *rec);
+/* The table of shapes, or NULL if none are kept.  The board keeps owning it. */
+struct shape_table *board_shapes(const struct board *b);
 
 #endif

@@ -56,21 +56,28 @@ struct histogram {
 _Static_assert(offsetof(struct histogram, bucket) == 64, "byte map");
 _Static_assert(HISTOGRAM_BUCKETS == 1984, "31 groups of 64");
 
-/* Bucket of a value; values from 2^40 on share the last. */
-static inline unsigned histogram_bucket(uint64_t ns)
+/* Bucket of a value, in a histogram of `buckets` with these parameters; those that do not fit share
+ * the last. */
+static inline unsigned histogram_bucket_in(
+	uint64_t ns, unsigned unit_shift, unsigned sub_bits, unsigned buckets)
 {
-	uint64_t x = ns >> HISTOGRAM_UNIT_SHIFT;
+	uint64_t x = ns >> unit_shift;
 	unsigned e;
 
-	if (x < (1u << HISTOGRAM_SUB_BITS)) {
+	if (x < (1u << sub_bits)) {
 		return (unsigned)x;
 	}
 	if (ns >> HISTOGRAM_TOP_BITS != 0) {
-		return HISTOGRAM_BUCKETS - 1;
+		return buckets - 1;
 	}
 	e = 63u - (unsigned)__builtin_clzll(x);
-	return ((e - HISTOGRAM_SUB_BITS) << HISTOGRAM_SUB_BITS) +
-	       (unsigned)(x >> (e - HISTOGRAM_SUB_BITS));
+	return ((e - sub_bits) << sub_bits) + (unsigned)(x >> (e - sub_bits));
+}
+
+static inline unsigned histogram_bucket(uint64_t ns)
+{
+	return histogram_bucket_in(
+		ns, HISTOGRAM_UNIT_SHIFT, HISTOGRAM_SUB_BITS, HISTOGRAM_BUCKETS);
 }
 
 /* Count one value. */

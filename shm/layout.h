@@ -5,7 +5,7 @@
  * No code but span_ok() and padding helpers.  docs/shm-format.md is the prose to this file.
  *
  *   S  board       broker writes; workers and monitors read     state, counters, histograms, events
- *   Q  slow texts  broker writes; monitors read                 slow-query ring
+ *   Q  slow texts  broker writes; monitors read                 slow statements, statement shapes
  *   W  per worker  that worker writes; the broker reads         submission ring, request arena
  *   B  per worker  broker writes; that worker reads             completion ring, result arena
  *
@@ -28,7 +28,7 @@
 
 #define SHM_MAGIC UINT64_C(0x314d48534b524253) /* "SBRKSHM1" little-endian */
 #define SHM_MAJOR 1
-#define SHM_MINOR 0
+#define SHM_MINOR 1
 #define SHM_PAGE 4096u
 #define SHM_LINE 128u
 #define SHM_ENDIAN 0x01020304u
@@ -56,6 +56,8 @@ enum shm_section_type {
 	SHM_SEC_POOL_VALUE = 18, /* S: uint64_t[][], the values of each pool */
 	SHM_SEC_PLACE = 19, /* S, Q as files: struct segfile_place */
 	SHM_SEC_SLOW = 20, /* Q: struct slow_slot[] */
+	SHM_SEC_SHAPES = 21, /* Q: struct shape_row[], if any are kept (1.1) */
+	SHM_SEC_SAMPLES = 22, /* Q: struct slow_slot[] of statements drawn by lot (1.1) */
 };
 
 #define SHM_MAX_SECTIONS 16

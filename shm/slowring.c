@@ -38,7 +38,9 @@ static uint64_t realtime_ns(void)
 static void fill_slot(struct slow_slot *s, const struct slow_record *rec)
 {
 	size_t len = rec->sql != NULL ? rec->sql_len : 0;
+	size_t params = rec->params != NULL ? rec->params_len : 0;
 
+	params = slowring_cut(rec->params, params, SLOW_PARAMS_MAX);
 	s->when_ns = rec->when_ns != 0 ? rec->when_ns : realtime_ns();
 	s->wait_ns = rec->wait_ns;
 	s->run_ns = rec->run_ns;
@@ -48,9 +50,10 @@ static void fill_slot(struct slow_slot *s, const struct slow_record *rec)
 	s->server = rec->server;
 	s->worker_pid = rec->worker_pid;
 	s->code = rec->code;
-	s->sql_len = (uint32_t)slowring_cut(rec->sql, len, sizeof(s->sql));
+	s->sql_len = (uint32_t)slowring_cut(rec->sql, len, sizeof(s->sql) - pad8(params));
+	s->params_len = (uint32_t)params;
 	s->sql_full_len = len;
-	s->flags = s->sql_len < len ? SLOW_F_TRUNCATED : 0;
+	s->flags = (s->sql_len < len ? SLOW_F_TRUNCATED : 0) | (rec->sampled ? SLOW_F_SAMPLED : 0);
 	memcpy(s->sqlstate, rec->sqlstate, sizeof(rec->sqlstate));
 	s->sqlstate[sizeof(rec->sqlstate) - 1] = '\0';
 	if (rec->tag != NULL) {
@@ -60,6 +63,9 @@ static void fill_slot(struct slow_slot *s, const struct slow_record *rec)
 	}
 	if (s->sql_len > 0) {
 		memcpy(s->sql, rec->sql, s->sql_len);
+	}
+	if (params > 0) {
+		memcpy(s->sql + pad8(s->sql_len), rec->params, params);
 	}
 }
 
@@ -71,8 +77,8 @@ void slowring_write(struct slowring *r, const struct slow_record *rec)
 	fill_slot(&s, rec);
 	seqlock_begin(&dst->seq, 2 * r->next - 1);
 	seqlock_store(&dst->when_ns, &s.when_ns, SLOW_HEAD - sizeof(s.seq));
-	seqlock_store(
-		dst->sql, s.sql, pad8(s.sql_len)); /* what lies behind belongs to older texts */
+	/* what lies behind belongs to older texts */
+	seqlock_store(dst->sql, s.sql, pad8(s.sql_len) + pad8(s.params_len));
 	seqlock_end(&dst->seq, 2 * r->next);
 	r->next++;
 }
@@ -91,6 +97,14 @@ uint64_t slowring_read(const void *slot, size_t stride, struct slow_slot *out)
 	if (out->sql_len > n - SLOW_HEAD) {
 		out->sql_len = (uint32_t)(n - SLOW_HEAD);
 	}
+	if (pad8(out->sql_len) + out->params_len > n - SLOW_HEAD) {
+		out->params_len = 0;
+	}
 	out->sqlstate[sizeof(out->sqlstate) - 1] = '\0';
 	return version / 2;
+}
+
+const char *slowring_params(const struct slow_slot *s)
+{
+	return s->sql + pad8(s->sql_len);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * slowring.h - the slow statements of section SLOW in segment Q: fixed slots, the newest overwrite
- * the oldest.
+ * slowring.h - single statements, in sections SLOW and SAMPLES of segment Q: fixed slots, the newest
+ * overwrite the oldest.
  *
  * Record n (1, 2, 3, ...) goes to slot (n - 1) % slots and is stamped with the sequence 2 n (see
  * seqlock.h: odd while it is written).  There is no shared head: readers look at all stamps, so no
@@ -26,16 +26,18 @@
 #define SLOW_VERSION 1
 #define SLOW_SLOT 2048u
 #define SLOW_TEXT_MAX (SLOW_SLOT - 176u)
+#define SLOW_PARAMS_MAX 768u
 
 enum slow_flag {
 	SLOW_F_TRUNCATED = 1, /* the text was longer than the slot */
+	SLOW_F_SAMPLED = 2, /* drawn by lot, not because it was slow */
 };
 
 /*
  * One slot.  Writer and readers as above; every word under the slot's sequence.
  *    0 seq       8 when_ns   16 wait_ns   24 run_ns     32 rows      40 fingerprint
  *   48 pool     52 server    56 pid       60 code       64 flags     68 sql_len  72 sql_full_len
- *   80 sqlstate 88 tag      152 reserved 176 sql
+ *   80 sqlstate 88 tag      152 params_len            160 reserved 176 sql
  */
 struct slow_slot {
 	_Atomic uint64_t seq;
@@ -53,7 +55,9 @@ struct slow_slot {
 	uint64_t sql_full_len; /* before truncation */
 	char sqlstate[8]; /* NUL terminated, empty if none */
 	char tag[CHAN_TAG_MAX]; /* NUL padded, not terminated if full */
-	uint64_t reserved[3];
+	uint32_t params_len; /* bytes of text behind sql, at the next multiple of 8; 0 = not kept */
+	uint32_t reserved0;
+	uint64_t reserved[2];
 	char sql[SLOW_TEXT_MAX];
 };
 _Static_assert(sizeof(struct slow_slot) == SLOW_SLOT, "byte map");
@@ -66,11 +70,14 @@ struct slow_record {
 	const char *tag; /* NUL terminated, cut at CHAN_TAG_MAX bytes */
 	const char *sql;
 	size_t sql_len;
+	const char *params; /* parameter values as text, at most SLOW_PARAMS_MAX bytes are kept */
+	size_t params_len;
 	uint64_t when_ns; /* CLOCK_REALTIME; 0 = now */
 	uint64_t wait_ns, run_ns, rows;
 	uint32_t code;
 	char sqlstate[6];
 	uint64_t fingerprint;
+	bool sampled;
 };
 
 /* The writer's private half. */
@@ -85,9 +92,12 @@ void slowring_write(struct slowring *r, const struct slow_record *rec);
 
 /*
  * Read the slot at `slot`, whose record is `stride` bytes long, into *out.  Returns the number of
- * the record, or 0: empty, being written, or overwritten meanwhile.  sql_len is made to fit.
+ * the record, or 0: empty, being written, or overwritten meanwhile.  Lengths are made to fit.
  */
 uint64_t slowring_read(const void *slot, size_t stride, struct slow_slot *out);
+
+/* The parameters of a slot that was read; params_len bytes. */
+const char *slowring_params(const struct slow_slot *s);
 
 /* The longest prefix of at most max bytes that does not cut a UTF-8 character. */
 size_t slowring_cut(const char *text, size_t len, size_t max);

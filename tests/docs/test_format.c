@@ -6,6 +6,7 @@
 #include "layout.h"
 #include "board.h"
 #include "histogram.h"
+#include "shape.h"
 #include "slowring.h"
 #include "tap.h"
 
@@ -151,6 +152,10 @@ int main(int argc, char **argv)
 		F(slow_slot, run_ns), F(slow_slot, rows), F(slow_slot, fingerprint), F(slow_slot, pool),
 		F(slow_slot, server), F(slow_slot, worker_pid), F(slow_slot, code), F(slow_slot, flags),
 		F(slow_slot, sql_len), F(slow_slot, sql_full_len), F(slow_slot, sqlstate),
-		F(slow_slot, tag), F(slow_slot, sql));
+		F(slow_slot, tag), F(slow_slot, params_len), F(slow_slot, sql));
+	CHECK(shape_row, F(shape_row, seq), F(shape_row, fingerprint), F(shape_row, first_ns),
+		F(shape_row, last_ns), F(shape_row, calls), F(shape_row, errors), F(shape_row, rows),
+		F(shape_row, wait_ns), F(shape_row, pool), F(shape_row, flags), F(shape_row, text_len),
+		F(shape_row, ntags), F(shape_row, tags), F(shape_row, run), F(shape_row, text));
 	return print_only ? 0 : done_testing();
 }

@@ -113,6 +113,8 @@ static void has(const char *text, const char *line)
 	is_int(lines(text, line), 1, "%.90s", line);
 }
 
+#define TEXT_OF(x) #x
+#define TEXT(x) TEXT_OF(x)
 #define POOL "pool=\"a\\\"b\\\\c\\nd?\""
 
 static void test_classic(const struct sample *s)
@@ -121,7 +123,7 @@ static void test_classic(const struct sample *s)
 
 	has(t, "broker_up 1");
 	has(t, "broker_running 1");
-	has(t, "broker_board_info{version=\"1.0\"} 1");
+	has(t, "broker_board_info{version=\"" TEXT(SHM_MAJOR) "." TEXT(SHM_MINOR) "\"} 1");
 	has(t, "# TYPE broker_attaches_total counter");
 	has(t, "# HELP broker_attaches_total Workers that attached");
 	has(t, "broker_attaches_total 12");

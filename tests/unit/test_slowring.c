@@ -91,6 +91,42 @@ static void test_truncation(void)
 	free(slots);
 }
 
+/* Parameters stand behind the text, and long texts make room for them. */
+static void test_params(void)
+{
+	struct slow_slot slot, out;
+	struct slowring ring;
+	char sql[SLOW_TEXT_MAX], params[SLOW_PARAMS_MAX + 10];
+	struct slow_record rec = {.sql = sql, .sql_len = 5, .params = "$1 = 7", .params_len = 6};
+
+	memset(&slot, 0, sizeof(slot));
+	memset(sql, 's', sizeof(sql));
+	memset(params, 'p', sizeof(params));
+	slowring_init(&ring, &slot, 1);
+	slowring_write(&ring, &rec);
+	ok(slowring_read(&slot, sizeof(slot), &out) == 1 && out.params_len == 6 &&
+			memcmp(slowring_params(&out), "$1 = 7", 6) == 0 && out.sql_len == 5,
+		"parameters");
+	rec.sql_len = sizeof(sql);
+	rec.params = params;
+	rec.params_len = sizeof(params);
+	rec.sampled = true;
+	slowring_write(&ring, &rec);
+	ok(slowring_read(&slot, sizeof(slot), &out) == 2 && out.params_len == SLOW_PARAMS_MAX &&
+			out.sql_len == SLOW_TEXT_MAX - SLOW_PARAMS_MAX &&
+			memcmp(slowring_params(&out), params, SLOW_PARAMS_MAX) == 0,
+		"both are cut to fit");
+	is_int(out.flags, SLOW_F_TRUNCATED | SLOW_F_SAMPLED, "flags");
+	slot.params_len = UINT32_MAX;
+	ok(slowring_read(&slot, sizeof(slot), &out) == 2 && out.params_len == 0,
+		"a length that does not fit is not believed");
+	rec.params = NULL;
+	slowring_write(&ring, &rec);
+	ok(slowring_read(&slot, sizeof(slot), &out) == 3 && out.params_len == 0 &&
+			out.sql_len == SLOW_TEXT_MAX,
+		"without parameters the text has the whole slot");
+}
+
 static void test_cut(void)
 {
 	is_int((int64_t)slowring_cut("abc", 3, 5), 3, "short");
@@ -175,6 +211,7 @@ int main(void)
 {
 	test_content();
 	test_truncation();
+	test_params();
 	test_cut();
 	test_race();
 	return done_testing();
