@@ -299,6 +299,22 @@ json_t *json_servers(const struct sample *s)
 	return whole(all, failed);
 }
 
+json_t *json_connection(const struct sample *s, unsigned row)
+{
+	bool failed = false;
+	json_t *o = conn_object(s, row, &failed);
+
+	return whole(o, failed);
+}
+
+json_t *json_worker(const struct sample *s, unsigned row)
+{
+	bool failed = false;
+	json_t *o = worker_object(s, row, &failed);
+
+	return whole(o, failed);
+}
+
 json_t *json_connections(const struct sample *s)
 {
 	json_t *all = json_array();

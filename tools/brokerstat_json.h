@@ -17,6 +17,9 @@ json_t *json_pools(const struct sample *s);
 json_t *json_servers(const struct sample *s);
 json_t *json_connections(const struct sample *s);
 json_t *json_workers(const struct sample *s);
+/* One row that is in use. */
+json_t *json_connection(const struct sample *s, unsigned row);
+json_t *json_worker(const struct sample *s, unsigned row);
 /* Events with numbers above `after`. */
 json_t *json_events(const struct sample *s, uint64_t after);
 json_t *json_slow_list(const struct sample *s, const struct numbered_slow *v, unsigned n);

@@ -4,8 +4,11 @@
 
 #include "brokerstat.h"
 #include "brokerstat_json.h"
+#include "exporter_assets.h"
+#include "exporter_history.h"
 #include "exporter_http.h"
 #include "exporter_json.h"
+#include "exporter_live.h"
 #include "exporter_ready.h"
 #include "exporter_text.h"
 
@@ -17,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -30,14 +34,16 @@ struct exporter {
 	struct reader *reader; /* NULL: no board yet */
 	struct sample *fresh; /* for requests */
 	uint64_t fresh_ns; /* when it was taken */
+	struct history *history;
+	struct sample *before; /* of the latest point of the history */
 	char trouble[1024]; /* last text printed about the board */
 };
 
-static uint64_t now_ns(void)
+static uint64_t clock_ns(clockid_t clock)
 {
 	struct timespec ts;
 
-	clock_gettime(CLOCK_MONOTONIC, &ts);
+	clock_gettime(clock, &ts);
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
@@ -64,7 +70,7 @@ static const struct sample *sample_now(struct exporter *e)
 {
 	struct sample *s;
 
-	if (e->fresh != NULL && now_ns() - e->fresh_ns < FRESH_NS) {
+	if (e->fresh != NULL && clock_ns(CLOCK_MONOTONIC) - e->fresh_ns < FRESH_NS) {
 		return e->fresh;
 	}
 	find_board(e);
@@ -73,8 +79,43 @@ static const struct sample *sample_now(struct exporter *e)
 	}
 	sample_free(&e->fresh);
 	e->fresh = s;
-	e->fresh_ns = now_ns();
+	e->fresh_ns = clock_ns(CLOCK_MONOTONIC);
 	return s;
+}
+
+/* The slow statements, or a negative error; *v is to be freed in any case. */
+static int read_slow(struct exporter *e, struct numbered_slow **v)
+{
+	uint64_t lost;
+
+	*v = NULL;
+	return e->reader != NULL ? reader_slow(e->reader, 0, v, &lost) : -ENOENT;
+}
+
+/* Once a second: a point of the history, and a message to those who watch. */
+static void tick(struct exporter *e)
+{
+	struct sample *s = NULL;
+	struct numbered_slow *v = NULL;
+	struct live_slow slow = {NULL, -ENOENT};
+	char *message;
+	size_t len;
+
+	find_board(e);
+	if (e->reader != NULL && reader_sample(e->reader, &s) < 0) {
+		return;
+	}
+	history_add(e->history, s, e->before, clock_ns(CLOCK_REALTIME));
+	sample_free(&e->before);
+	e->before = s;
+	slow.n = read_slow(e, &v);
+	slow.v = v;
+	message = live_message(s, e->history, slow, &len);
+	if (message != NULL) {
+		http_publish(e->http, message, len);
+	}
+	free(message);
+	free(v);
 }
 
 /* ------------------------------------------------------------------------------------------------
@@ -84,6 +125,15 @@ static const struct sample *sample_now(struct exporter *e)
 static void reply_static(struct http_reply *r, unsigned status, const char *type, const char *text)
 {
 	*r = (struct http_reply){.status = status, .type = type, .body = text, .len = strlen(text)};
+}
+
+static void reply_text(struct http_reply *r, char *text, size_t len, const char *type)
+{
+	if (text == NULL) {
+		reply_static(r, 500, TYPE_TEXT, "out of memory\n");
+		return;
+	}
+	*r = (struct http_reply){.type = type, .body = text, .len = len, .owned = true};
 }
 
 /* Consumes root; NULL: memory ran out. */
@@ -115,16 +165,12 @@ static void answer_metrics(struct exporter *e, const struct http_request *req, s
 
 	if (f != NULL) {
 		exporter_text(f, s, format);
-		if (fclose(f) == 0) {
-			*r = (struct http_reply){.type = exporter_content_type(format),
-				.body = text,
-				.len = len,
-				.owned = true};
-			return;
+		if (fclose(f) != 0) {
+			free(text);
+			text = NULL;
 		}
-		free(text);
 	}
-	reply_static(r, 500, TYPE_TEXT, "out of memory\n");
+	reply_text(r, text, len, exporter_content_type(format));
 }
 
 static void answer_health(struct exporter *e, const struct http_request *req, struct http_reply *r)
@@ -151,6 +197,11 @@ static void answer_ready(struct exporter *e, const struct http_request *req, str
 	reply_json(r, ready ? 200 : 503, doc);
 }
 
+static void reply_no_board(struct http_reply *r)
+{
+	reply_static(r, 503, TYPE_JSON, "{\"error\":\"no board of a broker\"}");
+}
+
 /* A document of one sample. */
 static void answer_table(struct exporter *e, struct http_reply *r, const char *key,
 	json_t *(*table)(const struct sample *))
@@ -158,7 +209,7 @@ static void answer_table(struct exporter *e, struct http_reply *r, const char *k
 	const struct sample *s = sample_now(e);
 
 	if (s == NULL) {
-		reply_static(r, 503, TYPE_JSON, "{\"error\":\"no board of a broker\"}");
+		reply_no_board(r);
 		return;
 	}
 	reply_json(r, 200, document_table(s, key, table(s)));
@@ -198,11 +249,12 @@ static void answer_events(struct exporter *e, const struct http_request *req, st
 static void answer_slow(struct exporter *e, const struct http_request *req, struct http_reply *r)
 {
 	const struct sample *s = sample_now(e);
-	struct numbered_slow *v = NULL;
-	uint64_t lost;
-	int n = s == NULL ? -ENOENT : reader_slow(e->reader, 0, &v, &lost);
+	struct numbered_slow *v;
+	int n = read_slow(e, &v);
 
-	if (n == -EACCES || n == -EPERM) {
+	if (s == NULL) {
+		reply_no_board(r);
+	} else if (n == -EACCES || n == -EPERM) {
 		reply_static(r, 403, TYPE_JSON,
 			"{\"error\":\"the slow-query segment may not be read by this process\"}");
 	} else if (n < 0) {
@@ -213,6 +265,42 @@ static void answer_slow(struct exporter *e, const struct http_request *req, stru
 	free(v);
 }
 
+static void answer_overview(
+	struct exporter *e, const struct http_request *req, struct http_reply *r)
+{
+	size_t len;
+	char *text = live_overview(sample_now(e), e->history, &len);
+
+	reply_text(r, text, len, TYPE_JSON);
+}
+
+/* ?pool=NAME for one pool, ?seconds=N for the newest N points. */
+static void answer_history(struct exporter *e, const struct http_request *req, struct http_reply *r)
+{
+	const char *pool = http_query(req, "pool"), *seconds = http_query(req, "seconds");
+	unsigned long n = seconds != NULL ? strtoul(seconds, NULL, 10) : HISTORY_SECONDS;
+	char *text = NULL;
+	size_t len = 0;
+	FILE *f = open_memstream(&text, &len);
+	bool found = f != NULL && history_write(e->history, f, pool,
+					  n < HISTORY_SECONDS ? (unsigned)n : HISTORY_SECONDS);
+
+	if (f != NULL && (fclose(f) != 0 || !found)) {
+		free(text);
+		text = NULL;
+	}
+	if (f != NULL && !found) {
+		reply_static(r, 404, TYPE_JSON, "{\"error\":\"no such pool\"}");
+		return;
+	}
+	reply_text(r, text, len, TYPE_JSON);
+}
+
+static void answer_stream(struct exporter *e, const struct http_request *req, struct http_reply *r)
+{
+	*r = (struct http_reply){.type = "text/event-stream", .stream = true};
+}
+
 /* Every path; each stands in brokerstat(1). */
 static const struct {
 	const char *path;
@@ -221,6 +309,9 @@ static const struct {
 	{"/metrics", answer_metrics},
 	{"/healthz", answer_health},
 	{"/readyz", answer_ready},
+	{"/events", answer_stream},
+	{"/api/overview.json", answer_overview},
+	{"/api/history.json", answer_history},
 	{"/api/pools.json", answer_pools},
 	{"/api/servers.json", answer_servers},
 	{"/api/connections.json", answer_connections},
@@ -236,6 +327,15 @@ static void answer(void *ctx, const struct http_request *req, struct http_reply 
 	for (unsigned i = 0; i < array_size(endpoints); i++) {
 		if (strcmp(path, endpoints[i].path) == 0) {
 			endpoints[i].answer(ctx, req, r);
+			return;
+		}
+	}
+	for (unsigned i = 0; i < exporter_nassets; i++) {
+		const struct exporter_asset *a = &exporter_assets[i];
+
+		if (strcmp(path, a->path) == 0) {
+			*r = (struct http_reply){
+				.type = a->type, .body = a->data, .len = a->len, .etag = a->etag};
 			return;
 		}
 	}
@@ -260,14 +360,27 @@ static int signals(void)
 	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-static int serve(struct exporter *e, int signal_fd)
+static int ticker(void)
+{
+	const struct itimerspec each = {{1, 0}, {0, 1}}; /* the first at once */
+	int fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+
+	if (fd >= 0 && timerfd_settime(fd, 0, &each, NULL) < 0) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static int serve(struct exporter *e, int signal_fd, int timer_fd)
 {
 	struct pollfd fds[] = {
 		{.fd = signal_fd, .events = POLLIN},
+		{.fd = timer_fd, .events = POLLIN},
 		{.fd = http_fd(e->http), .events = POLLIN},
 	};
+	uint64_t times;
 
-	find_board(e);
 	for (;;) {
 		if (poll(fds, array_size(fds), http_timeout(e->http)) < 0 && errno != EINTR) {
 			fprintf(stderr, "brokerstat: poll: %s\n", strerror(errno));
@@ -276,29 +389,47 @@ static int serve(struct exporter *e, int signal_fd)
 		if (fds[0].revents != 0) {
 			return STAT_OK;
 		}
+		if (fds[1].revents != 0 && read(timer_fd, &times, sizeof(times)) > 0) {
+			tick(e);
+		}
 		http_turn(e->http);
 	}
 }
 
+static int listen_and_serve(struct exporter *e, const char *where, int signal_fd, int timer_fd)
+{
+	struct http_calls calls = {answer, e};
+	int err = http_create(where, &calls, &e->http);
+
+	if (err < 0) {
+		fprintf(stderr, "brokerstat: cannot listen on %s: %s\n", where,
+			err == -EINVAL ? "not [ADDR:]PORT" : strerror(-err));
+		return err == -EINVAL ? STAT_USAGE : STAT_NOT_FOUND;
+	}
+	printf("listening on %s\n", http_url(e->http));
+	fflush(stdout);
+	return serve(e, signal_fd, timer_fd);
+}
+
 int exporter_run(const char *name, const char *where)
 {
-	struct exporter e = {.name = name};
-	struct http_calls calls = {answer, &e};
-	int signal_fd = signals();
-	int rc = signal_fd < 0 ? -errno : http_create(where, &calls, &e.http);
+	struct exporter e = {.name = name, .history = history_create()};
+	int signal_fd = signals(), timer_fd = ticker();
+	int rc = STAT_NOT_FOUND;
 
-	if (rc < 0) {
-		fprintf(stderr, "brokerstat: cannot listen on %s: %s\n", where,
-			rc == -EINVAL ? "not [ADDR:]PORT" : strerror(-rc));
-		rc = rc == -EINVAL ? STAT_USAGE : STAT_NOT_FOUND;
+	if (signal_fd < 0 || timer_fd < 0 || e.history == NULL) {
+		fprintf(stderr, "brokerstat: cannot start: %s\n", strerror(errno));
 	} else {
-		printf("listening on %s\n", http_url(e.http));
-		fflush(stdout);
-		rc = serve(&e, signal_fd);
+		rc = listen_and_serve(&e, where, signal_fd, timer_fd);
 	}
 	http_destroy(&e.http);
 	reader_close(&e.reader);
 	sample_free(&e.fresh);
+	sample_free(&e.before);
+	history_destroy(&e.history);
+	if (timer_fd >= 0) {
+		close(timer_fd);
+	}
 	if (signal_fd >= 0) {
 		close(signal_fd);
 	}

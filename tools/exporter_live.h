@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * exporter_live.h - what the dashboard gets every second: one document that says all it shows.
+ *
+ * Each document stands for itself, so one that is missed leaves nothing wrong.  Its size is
+ * bounded: it has the LIVE_ROWS most telling workers, leases and events, and the newest slow
+ * statements.
+ */
+#ifndef TOOLS_EXPORTER_LIVE_H
+#define TOOLS_EXPORTER_LIVE_H
+
+#include "exporter_history.h"
+#include "reader.h"
+
+#define LIVE_ROWS 100u
+#define LIVE_SLOW 20u
+
+/* What was read of the slow statements: n of them, or why there is nothing to show. */
+struct live_slow {
+	const struct numbered_slow *v;
+	int n; /* negative: -EACCES and so on, as from reader_slow */
+};
+
+/*
+ * The document as a server-sent event, to be freed.  s NULL: there is no board.  NULL: out of
+ * memory.
+ */
+char *live_message(const struct sample *s, const struct history *h, struct live_slow slow,
+	size_t *len) must_use;
+
+/* The short of it, for scripts that want one look: as JSON, to be freed.  NULL: out of memory. */
+char *live_overview(const struct sample *s, const struct history *h, size_t *len) must_use;
+
+#endif
