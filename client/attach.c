@@ -305,17 +305,31 @@ static int connect_error(const char *path, struct errstate *e)
 	return errstate_verdict(e, BROKER_E_NOT_FOUND, BROKER_NOT_DONE, true, "%s: %m", path);
 }
 
-/* Connected non-blocking socket, or a BROKER_E_ code. */
-static int connect_path(const char *path, uint64_t deadline_ns, struct errstate *e)
+/* The address of a path.  A relative one is looked up in dir, if that leaves it short enough. */
+static int make_address(
+	const char *path, const char *dir, struct sockaddr_un *sa, struct errstate *e)
 {
-	struct sockaddr_un sa = {.sun_family = AF_UNIX};
-	int sock, rc;
+	size_t room = sizeof(sa->sun_path);
+	bool joined = path[0] != '/' && dir != NULL && strlen(dir) + 1 + strlen(path) < room;
 
-	if (strlen(path) >= sizeof(sa.sun_path)) {
+	*sa = (struct sockaddr_un){.sun_family = AF_UNIX};
+	if (!joined && strlen(path) >= room) {
 		return errstate_set(
 			e, BROKER_E_ARGUMENT, "%s: longer than a socket path may be", path);
 	}
-	strcpy(sa.sun_path, path);
+	snprintf(sa->sun_path, room, "%s%s%s", joined ? dir : "", joined ? "/" : "", path);
+	return 0;
+}
+
+/* Connected non-blocking socket, or a BROKER_E_ code. */
+static int connect_path(const char *path, const char *dir, uint64_t deadline_ns, struct errstate *e)
+{
+	struct sockaddr_un sa;
+	int sock, rc = make_address(path, dir, &sa, e);
+
+	if (rc < 0) {
+		return rc;
+	}
 	sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (sock < 0) {
 		return errstate_set(e, BROKER_E_MEMORY, "no socket: %m");
@@ -343,7 +357,7 @@ static int attach_path(const struct attach_options *opt, const char *path, uint6
 	int rc, sock;
 
 	CRASHPOINT(ATTACH_SOCKET);
-	sock = connect_path(path, deadline_ns, e);
+	sock = connect_path(path, opt->dir, deadline_ns, e);
 	if (sock < 0) {
 		return sock;
 	}

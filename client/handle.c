@@ -96,37 +96,46 @@ int handle_enter(struct broker *b)
 	return 0;
 }
 
+/* timeout_ms from now; 0: beyond all time. */
+static uint64_t later(uint64_t now, int64_t timeout_ms)
+{
+	if ((uint64_t)timeout_ms > (UINT64_MAX / 2 - now) / MS_NS) {
+		return 0;
+	}
+	return now + (uint64_t)timeout_ms * MS_NS;
+}
+
 uint64_t handle_deadline(struct broker *b, int64_t timeout_ms)
 {
-	uint64_t now;
-
 	if (timeout_ms == 0) {
 		timeout_ms = b->default_timeout_ms;
 	}
 	if (timeout_ms <= 0) {
 		return 0;
 	}
-	now = b->chan != NULL ? chan_now(b->chan) : doorbell_now();
-	if ((uint64_t)timeout_ms > (UINT64_MAX - now) / MS_NS) {
-		return 0;
-	}
-	return now + (uint64_t)timeout_ms * MS_NS;
+	return later(b->chan != NULL ? chan_now(b->chan) : doorbell_now(), timeout_ms);
 }
 
 /* -- attaching ------------------------------------------------------------------------------- */
 
 static uint64_t attach_deadline(const struct broker *b)
 {
-	int64_t ms = b->timeout_ms > 0 ? b->timeout_ms : ATTACH_MS;
+	int64_t ms = b->timeout_ms != 0 ? b->timeout_ms : ATTACH_MS;
+	uint64_t at = ms > 0 ? later(doorbell_now(), ms) : 0;
 
-	return doorbell_now() + (uint64_t)ms * MS_NS;
+	return at != 0 ? at : UINT64_MAX;
 }
 
 /* One attempt. */
 static int attach_once(struct broker *b, uint64_t deadline_ns)
 {
 	struct attach_options opt = {
-		.path = b->path, .name = b->name, .pool = b->pool, .result_kib = b->result_kib};
+		.path = b->path,
+		.dir = b->dir,
+		.name = b->name,
+		.pool = b->pool,
+		.result_kib = b->result_kib,
+	};
 	struct attachment a;
 	struct chan *c;
 	int rc = attach_open(&opt, deadline_ns, &a, &b->err);
@@ -232,6 +241,7 @@ static void handle_free(struct broker *b)
 		munmap((void *)(uintptr_t)b->guard, PAGE);
 	}
 	free(b->path);
+	free(b->dir);
 	free(b->name);
 	free(b->pool);
 	b->magic = 0;
@@ -251,6 +261,7 @@ static struct broker *handle_create(const struct broker_options *o)
 	b->owner = pthread_self();
 	b->pid = getpid();
 	b->guard = make_guard();
+	b->dir = getcwd(NULL, 0); /* NULL is allowed */
 	b->timeout_ms = o->timeout_ms;
 	b->result_kib = o->result_kib;
 	if (!keep_string(&b->path, o->path) || !keep_string(&b->name, o->name) ||

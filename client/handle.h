@@ -25,7 +25,8 @@ struct broker {
 	uint64_t sequence; /* of request ids: a ticket is never given twice by one handle */
 
 	char *path, *name, *pool;
-	int64_t timeout_ms; /* for attaching */
+	char *dir; /* current directory of the first attach */
+	int64_t timeout_ms; /* for attaching, as in broker_options */
 	uint32_t result_kib;
 	int64_t default_timeout_ms; /* of the broker, for calls that name none */
 	bool wants_fd; /* broker_fd was called */

@@ -125,7 +125,8 @@ BROKER_API const char *broker_advice(int code);
 
 struct broker_options {
 	const char *path; /* socket of the broker; NULL: BROKER_FD, then BROKER_SOCKET, then
-	                     ./shmbroker.sock, then /run/shmbroker/broker.sock */
+	                     ./shmbroker.sock, then /run/shmbroker/broker.sock.  Relative paths keep
+	                     their meaning when the process changes its directory later */
 	const char *name; /* of this application, shown in brokerstat; NULL: the program's name */
 	const char *pool; /* pool for calls that name none; NULL: the broker's first */
 	int64_t timeout_ms; /* for attaching; 0: 5 s */

@@ -431,6 +431,21 @@ static void test_lost(void)
 	is_int(run("ok", NULL), 0, "the next call goes to its successor");
 }
 
+/* A server that becomes a daemon leaves the directory in which it attached. */
+static void test_directory(void)
+{
+	struct broker_options opt = {.path = "sock", .timeout_ms = -1};
+	struct broker *x = NULL;
+
+	ok(chdir(fake.dir) == 0 && broker_attach(&opt, &x) == 0, "attached by a relative path");
+	ok(chdir("/") == 0, "another directory");
+	is_int(broker_exec(x, "shutdown", 0, NULL, NULL, NULL), 0, "the broker is replaced");
+	is_int(broker_exec(x, "ok", 0, NULL, NULL, NULL), 0, "its successor is found");
+	broker_detach(&x);
+	opt.timeout_ms = 3000;
+	is_int(broker_attach(&opt, &x), BROKER_E_NOT_FOUND, "a new handle starts from here");
+}
+
 static void test_refusals(void)
 {
 	static const struct {
@@ -505,6 +520,7 @@ int main(void)
 	test_fork();
 	test_thread();
 	test_lost();
+	test_directory();
 	test_event_loop();
 	test_no_leak("an event loop");
 	broker_detach(&b);
