@@ -82,6 +82,8 @@ static void forget(struct statements *s, struct statement *st)
 	free(st);
 }
 
+static bool is_query(const char *text, size_t len);
+
 static struct statement *add(struct statements *s, uint64_t hash, const char *text, size_t len)
 {
 	struct statement *st = malloc(sizeof(*st) + len + 1);
@@ -99,7 +101,7 @@ static struct statement *add(struct statements *s, uint64_t hash, const char *te
 	st->fingerprint = shape.value;
 	st->id = s->next_id++;
 	st->traits = statement_traits(text, len);
-	atomic_init(&st->readonly, -1);
+	atomic_init(&st->readonly, is_query(text, len) ? 1 : -1);
 	st->chain = s->bucket[hash % BUCKETS];
 	s->bucket[hash % BUCKETS] = st;
 	return st;
@@ -209,6 +211,16 @@ static bool next_word(struct scan *s, bool comments, char *buf, size_t size)
 	}
 	buf[n] = '\0';
 	return n > 0;
+}
+
+/* Only reads, whatever follows: SQLite may run it on a reader without having prepared it. */
+static bool is_query(const char *text, size_t len)
+{
+	struct scan s = {text, text + len};
+	char first[16];
+
+	return next_word(&s, true, first, sizeof(first)) &&
+	       (strcmp(first, "select") == 0 || strcmp(first, "values") == 0);
 }
 
 static bool one_of(const char *word, const char *const *list)

@@ -33,7 +33,8 @@ struct statement {
 	uint32_t traits; /* enum statement_trait */
 	uint64_t uses;
 	uint64_t quick_ns; /* about the shortest time it took lately, 0: never ran; see request_is_quick */
-	_Atomic int readonly; /* SQLite: 1 it only reads, 0 it writes, -1 not known yet; executors set it */
+	_Atomic int readonly; /* SQLite: 1 it only reads, 0 it writes, -1 not known yet; set from the
+	                         first word, then by executors */
 	struct statement *chain; /* hash bucket */
 	struct statement *newer, *older; /* least recently used order of unreferenced ones */
 	size_t len;
