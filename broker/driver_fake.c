@@ -190,7 +190,7 @@ static void end_head(struct fake_conn *f, uint64_t rows, const struct failure *w
 	struct request *r = head_of(f->c);
 
 	f->running = f->head_sent = false;
-	f->row = 0;
+	f->row = f->row_at = 0;
 	if (why != NULL && f->c->tx == CONN_TX_OPEN) {
 		f->c->tx = CONN_TX_FAILED;
 	}

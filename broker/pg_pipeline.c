@@ -191,7 +191,8 @@ static bool plan_statement(
 	enum pg_found found;
 
 	*plan = (struct plan){.key = {r->stmt->id, pg->params.blobs}};
-	if (pg->server->max_prepared == 0 || r->stmt->uses <= 1 || !pg->params.keyable) {
+	if (pg->server->max_prepared == 0 || r->stmt->uses <= 1 || !pg->params.keyable ||
+		r->stmt->len > CHAN_STMT_TEXT_MAX) { /* few of these would fill the memory */
 		return true;
 	}
 	found = pg_prepared_find(pg->prepared, plan->key);

@@ -757,7 +757,7 @@ static int take_body(struct session *s, const struct shm_request *d, const unsig
 static int check_request(const struct session *s, const struct shm_request *d, uint64_t body_len)
 {
 	validate(d->id != 0, -EPROTO);
-	validate(s->nrequests < 2 * CHAN_RING_SLOTS + MAX_LEASES, -EPROTO);
+	validate(s->nrequests < 2 * CHAN_RING_SLOTS + s->nleases, -EPROTO); /* the library stays below */
 	validate(body_len <= max_body(s), -E2BIG);
 	if (d->op == REQ_LEASE) {
 		validate(d->pool < s->io->npools && body_len <= LEASE_BODY_MAX, -EPROTO);

@@ -664,8 +664,12 @@ static struct sqlite_prepared *prepare_new(struct sqlite_db *db, uint32_t id, co
 int sqlite_db_get(struct sqlite_db *db, uint32_t id, const char *text, size_t len, bool readonly,
 	struct sqlite_prepared **out, struct sqlite_failure *f)
 {
-	struct sqlite_prepared *p = reuse(db, id, readonly);
+	struct sqlite_prepared *p;
 
+	if (len > CHAN_STMT_TEXT_MAX) { /* few of these would fill the memory */
+		id = 0;
+	}
+	p = reuse(db, id, readonly);
 	if (p == NULL) {
 		p = prepare_new(db, id, text, len, readonly, f);
 	}

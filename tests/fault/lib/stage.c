@@ -30,7 +30,7 @@
 #endif
 
 /* The slowest call of the witness, on a machine where everything shares two processors. */
-#define SLOWEST_MS 2000
+#define SLOWEST_MS 5000
 /* What the broker may keep for its own use after it was attacked. */
 #define RSS_GROWTH (24 << 20)
 
