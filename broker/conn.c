@@ -427,7 +427,13 @@ void conn_tick(struct conn *c)
 		conn_give_up(c, &stuck);
 		return;
 	}
-	if (!c->cancelling && now - c->cancel_ns >= CANCEL_AGAIN_NS) {
+	if (now - c->cancel_ns < CANCEL_AGAIN_NS) {
+		return;
+	}
+	if (!c->cancelling) {
 		cancel_head(c);
+	} else { /* it may have come before the statement had begun, and is lost then */
+		c->cancel_ns = now;
+		c->driver->cancel(c);
 	}
 }

@@ -148,7 +148,8 @@ struct driver {
 	/*
 	 * Cancel the head request (the core has made sure that everything behind it is an orphan or
 	 * belongs to the same lease).  Later conn_cancel_settled(), when no cancel can hit anything
-	 * started afterwards.  The request itself ends as usual.
+	 * started afterwards.  The request itself ends as usual.  Called again while the same head
+	 * does not end, settled or not: a cancel that came too early had no effect.
 	 */
 	void (*cancel)(struct conn *c);
 

@@ -219,6 +219,7 @@ struct pg_backend {
 
 	enum pg_cancel_state cancel;
 	struct pg_cancel_job *cancel_job;
+	unsigned settles; /* SETTLE steps in the FIFO */
 
 	struct pg_params params;
 };
@@ -300,6 +301,8 @@ void pg_cancel_release(struct pg_backend *pg);
 void pg_cancel_after_copy(struct pg_backend *pg);
 /* pg is GONE. */
 void pg_cancel_forget(struct pg_backend *pg);
+/* Before the connection is closed: end what its backend runs. */
+void pg_cancel_last(struct pg_backend *pg);
 
 /* -- pg_error.c -------------------------------------------------------------------------------- */
 

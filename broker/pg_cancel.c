@@ -14,6 +14,9 @@
  * proxy may be in between): after PQcancel returned, an empty Sync goes through the connection, and
  * only its answer settles the cancel.
  *
+ * A cancel that reaches the backend before the statement does is dropped there, too.  So the core
+ * asks again until the request has ended; each cancel sends a Sync of its own, the last one settles.
+ *
  * A cancel is held back while an internal command (SET, DEALLOCATE) is at the head of the FIFO, so
  * that it cannot hit that and leave the request alone.
  *
@@ -157,6 +160,13 @@ static bool spawn(struct pg_cancel_job *j)
 
 /* -- the loop's side --------------------------------------------------------------------------- */
 
+static void settle(struct pg_backend *pg)
+{
+	pg->cancel = PG_CANCEL_SETTLING;
+	pg->settles++;
+	pg_send_sync(pg, PG_STEP_SETTLE);
+}
+
 /*
  * The cancel is with the server, or failed.  Settle behind whatever is in flight.  COPY is outside
  * the pipeline: settle when it has ended.
@@ -177,15 +187,13 @@ static void returned(struct pg_backend *pg, const struct pg_cancel_job *j)
 		pg->cancel = PG_CANCEL_RETURNED;
 		return;
 	}
-	pg->cancel = PG_CANCEL_SETTLING;
-	pg_send_sync(pg, PG_STEP_SETTLE);
+	settle(pg);
 }
 
 void pg_cancel_after_copy(struct pg_backend *pg)
 {
 	if (pg->cancel == PG_CANCEL_RETURNED) {
-		pg->cancel = PG_CANCEL_SETTLING;
-		pg_send_sync(pg, PG_STEP_SETTLE);
+		settle(pg);
 	}
 }
 
@@ -302,21 +310,25 @@ static bool is_preamble(const struct pg_step *s)
 	}
 }
 
+static void enqueue(struct pg_canceller *k, struct pg_cancel_job *j)
+{
+	*k->queue_tail = j;
+	k->queue_tail = &j->next;
+	start_queued(k);
+}
+
 static void launch(struct pg_backend *pg)
 {
 	struct pg_canceller *k = pg->server->canceller;
 	struct pg_cancel_job *j = job_create(pg);
 
 	if (j == NULL) { /* it goes uncancelled; the core's patience is limited */
-		pg->cancel = PG_CANCEL_SETTLING;
-		pg_send_sync(pg, PG_STEP_SETTLE);
+		settle(pg);
 		return;
 	}
 	pg->cancel = PG_CANCEL_RUNNING;
 	pg->cancel_job = j;
-	*k->queue_tail = j;
-	k->queue_tail = &j->next;
-	start_queued(k);
+	enqueue(k, j);
 }
 
 void pg_cancel(struct conn *c)
@@ -327,10 +339,13 @@ void pg_cancel(struct conn *c)
 	if (pg == NULL || pg->phase != PG_OPEN || pg->broken) {
 		return; /* conn_closed is on its way */
 	}
-	if (pg->cancel != PG_CANCEL_NONE) {
-		return; /* one at a time; this one is not settled */
+	if (pg->cancel == PG_CANCEL_HELD || pg->cancel == PG_CANCEL_RUNNING) {
+		return; /* one at a time */
 	}
 	s = pg_step_head(pg);
+	if (s != NULL && s->kind == PG_STEP_SETTLE) {
+		return; /* the request has ended */
+	}
 	if (s != NULL && is_preamble(s)) {
 		pg->cancel = PG_CANCEL_HELD;
 		return;
@@ -340,6 +355,17 @@ void pg_cancel(struct conn *c)
 		pg_copy_end(c, "canceled");
 	}
 	launch(pg);
+}
+
+/* The connection is being given up: its backend would not notice before its statement ends. */
+void pg_cancel_last(struct pg_backend *pg)
+{
+	struct pg_cancel_job *j = pg_step_head(pg) != NULL ? job_create(pg) : NULL;
+
+	if (j != NULL) {
+		j->pg = NULL;
+		enqueue(pg->server->canceller, j);
+	}
 }
 
 void pg_cancel_release(struct pg_backend *pg)

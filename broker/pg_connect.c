@@ -101,6 +101,9 @@ void pg_close(struct conn *c)
 {
 	struct pg_backend *pg = c->priv;
 
+	if (pg->phase == PG_OPEN && !pg->broken) {
+		pg_cancel_last(pg);
+	}
 	pg->closing = c;
 	pg_part(pg);
 	pg_put(pg);

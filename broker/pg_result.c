@@ -567,8 +567,10 @@ static void end_reset(struct pg_backend *pg)
 static void end_cancel(struct pg_backend *pg)
 {
 	pg_step_pop(pg);
-	pg->cancel = PG_CANCEL_NONE;
-	conn_cancel_settled(pg->c);
+	if (--pg->settles == 0 && pg->cancel == PG_CANCEL_SETTLING) {
+		pg->cancel = PG_CANCEL_NONE;
+		conn_cancel_settled(pg->c);
+	}
 }
 
 static void take_sync(struct pg_backend *pg, struct pg_step *s)
