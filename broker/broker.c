@@ -92,7 +92,10 @@ static int make_board(struct broker_proc *b)
 		.nslow = (unsigned)cfg->broker.slow_log_size,
 		.nshapes = (unsigned)cfg->broker.statement_shapes,
 	};
-	struct board_place s = {.path = s_path, .mode = 0644, .gid = (gid_t)-1};
+	/* Who may open the socket may read the board. */
+	struct board_place s = {.path = s_path,
+		.mode = (mode_t)(0600 | ((unsigned)cfg->broker.socket_mode & 0044)),
+		.gid = (gid_t)-1};
 	struct board_place q = {.path = q_path, .mode = 0640, .gid = monitor_gid(cfg)};
 	int err;
 

@@ -295,7 +295,9 @@ static unsigned wanted_blocks(const struct request *r)
 
 static bool allocate_chunk(struct session *s, struct request *r)
 {
-	unsigned spare = s->free_blocks - s->needy + (r->out.needy ? 1 : 0);
+	/* Who holds blocks leaves an eighth to others: a statement run while a stream is read. */
+	unsigned kept = r->out.needy ? s->needy - 1 : s->needy + s->nblocks / 8;
+	unsigned spare = s->free_blocks > kept ? s->free_blocks - kept : 0;
 
 	for (unsigned n = wanted_blocks(r); n >= 1; n /= 4) {
 		unsigned first;

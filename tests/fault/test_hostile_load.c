@@ -175,7 +175,7 @@ static void test_unread_finals(struct stage *s)
 	raw_attach(&r, stage_path(s));
 	for (unsigned i = 0; i < n && get(&r.broker->closed) == 0; i++) {
 		(void)raw_exec(&r, "no such statement", 0, 0);
-		if (i % 32 == 31) {
+		if (i % 32 == 31 && i + 1 < n) { /* the last is waited for below */
 			raw_publish(&r);
 			(void)drained(&r);
 		}
