@@ -159,6 +159,11 @@ void io_turn(struct io *io)
 		if (taken == 0 && pass > 0) {
 			break;
 		}
+		/* What was taken is judged by a clock read after its worker could see that: see
+		 * request_is_late. */
+		if (taken > 0) {
+			io->now_fresh = false;
+		}
 		work(io);
 	}
 	if (arm_hot(io)) {

@@ -339,6 +339,10 @@ static void pump(struct lease *l)
 		struct request *r = cds_list_first_entry(&l->pending, struct request, link);
 		bool alone = is_copy(r->op) || is_end(r->op);
 
+		if (request_is_late(r)) {
+			request_expire(r); /* ends the lease if it is COMMIT */
+			continue;
+		}
 		if (l->conn->cancelling || (alone && l->conn->ninflight > 0)) {
 			return;
 		}

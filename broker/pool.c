@@ -244,8 +244,13 @@ void pool_dispatch(struct pool *p)
 		struct request *r;
 
 		while ((r = first_waiter(p, q)) != NULL) {
-			struct conn *c = pick(p, r);
+			struct conn *c;
 
+			if (request_is_late(r)) {
+				request_expire(r);
+				continue;
+			}
+			c = pick(p, r);
 			if (c == NULL) {
 				break;
 			}

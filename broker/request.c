@@ -418,12 +418,21 @@ void request_abandon(struct request *r)
 	request_free(r);
 }
 
-static void expire_queued(struct request *r)
+bool request_is_late(const struct request *r)
+{
+	return r->deadline_ns != 0 && r->deadline_ns <= io_now(r->io);
+}
+
+void request_expire(struct request *r)
 {
 	char text[512];
 	struct failure f = {.code = FAIL_TIMEOUT, .retry_safe = true, .message = text};
 
-	pool_describe_wait(r->pool, text, sizeof(text));
+	if (r->arrived_ns >= r->deadline_ns) {
+		snprintf(text, sizeof(text), "deadline passed before the broker took the request");
+	} else {
+		pool_describe_wait(r->pool, text, sizeof(text));
+	}
 	if (r->op == REQ_LEASE || r->lease == NULL) {
 		count(r, POOL_METRIC_LEASE_TIMEOUTS, 1);
 	}
@@ -438,7 +447,7 @@ static void on_timer(struct timer *t)
 		.message = "deadline passed and the server has not confirmed the cancel"};
 
 	if (r->state != REQUEST_RUNNING) {
-		expire_queued(r);
+		request_expire(r);
 		return;
 	}
 	if (!r->timed_out) {

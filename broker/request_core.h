@@ -24,6 +24,14 @@ void request_started(struct request *r, uint64_t bytes);
 /* Admitted: to its lease or pool, or to an error. */
 void request_route(struct request *r);
 
+/*
+ * Its deadline has passed.  Then it must not be sent any more, even if it has only just arrived: its
+ * worker may have given it up as not done while we stood still.
+ */
+bool request_is_late(const struct request *r);
+/* Not RUNNING, and late: answer it. */
+void request_expire(struct request *r);
+
 /* The worker asks for its end. */
 void request_cancel(struct request *r);
 /* The worker is gone. */
