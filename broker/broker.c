@@ -230,6 +230,9 @@ static void start_draining(struct broker_proc *b)
 	board_event(b->board, BOARD_EVENT_STOP, "broker stops");
 	b->io.stopping = true;
 	listener_destroy(&b->listener);
+	for (unsigned i = 0; i < b->io.npools; i++) {
+		pool_refuse_waiters(b->io.pools[i]);
+	}
 	set_phase(b, BROKER_DRAINING);
 }
 

@@ -9,6 +9,7 @@
  */
 #include "conn.h"
 
+#include "io.h"
 #include "lease.h"
 #include "log.h"
 #include "pool.h"
@@ -95,9 +96,10 @@ void conn_open(struct conn *c)
 	check(c->state == CONN_CLOSED);
 	c->generation++;
 	c->tx = CONN_TX_IDLE;
-	c->dirty = c->retire = c->cancelling = c->shareable = false;
+	c->dirty = c->retire = c->cancelling = c->shareable = c->resume_wanted = false;
 	c->backend_pid = 0;
-	c->statements = 0;
+	c->statements = c->turn_sends = 0;
+	c->cancel_first_ns = 0;
 	conn_set_state(c, CONN_CONNECTING);
 	c->driver->connect(c);
 }
@@ -230,6 +232,9 @@ static void conn_rest(struct conn *c)
 	}
 	c->idle_since_ns = io_now(c->io);
 	conn_set_state(c, CONN_IDLE);
+	if (c->pool->nwaiters > 0) {
+		io_again(c->io); /* this turn may be past its dispatch */
+	}
 }
 
 void conn_request_ended(struct conn *c, struct request *r)
@@ -314,6 +319,7 @@ void conn_evacuate(struct conn *c)
 		}
 		twin = request_split(r);
 		if (twin != NULL) {
+			r->cancel_wanted = true;
 			board_pool_count(c->io->board, c->pool->index, POOL_METRIC_RETRIES, 1);
 			pool_requeue(c->pool, twin);
 		}

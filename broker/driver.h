@@ -81,6 +81,7 @@ struct conn {
 	unsigned turn_sends; /* quick reads given to it in this turn of the loop */
 	bool shareable; /* BUSY: all that is in flight may share */
 	bool losing; /* its work is being taken away */
+	bool resume_wanted; /* the reader it was blocked by is gone */
 	bool flush_wanted; /* in io's list of connections to flush at the end of the turn */
 	uint64_t connected_ns, idle_since_ns, since_ns;
 	uint64_t head_ns; /* the head request is the head since */

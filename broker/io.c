@@ -93,6 +93,10 @@ static void flush_conns(struct io *io)
 		c->turn_sends = 0;
 		if (c->state != CONN_CLOSED && c->state != CONN_CLOSING) {
 			board_pool_count(io->board, c->pool->index, POOL_METRIC_FLUSHES, 1);
+			if (c->resume_wanted) {
+				c->resume_wanted = false;
+				c->driver->resume(c);
+			}
 			c->driver->flush(c);
 		}
 	}

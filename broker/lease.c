@@ -208,6 +208,19 @@ void lease_break(struct lease *l, const struct failure *f)
 	set_broken(l, f);
 }
 
+void lease_spoil(struct lease *l)
+{
+	static const struct failure f = {.code = FAIL_TX_ABORTED,
+		.retry_safe = true,
+		.message = "a statement of the transaction failed before it was sent"};
+
+	if (l->state == LEASE_WAITING) {
+		request_give_up(l->ask, &f); /* by lease_refuse */
+	} else if (l->state == LEASE_ACTIVE) {
+		lease_break(l, &f);
+	}
+}
+
 void lease_abort(struct lease *l, const struct failure *f)
 {
 	l->ending = true;
@@ -337,7 +350,9 @@ static void pump(struct lease *l)
 {
 	while (l->state == LEASE_ACTIVE && !l->gate && !cds_list_empty(&l->pending)) {
 		struct request *r = cds_list_first_entry(&l->pending, struct request, link);
-		bool alone = is_copy(r->op) || is_end(r->op);
+		/* A read-only statement guards itself, which the driver can do only at rest. */
+		bool alone = is_copy(r->op) || is_end(r->op) ||
+			     (!is_tx(l) && (r->flags & REQ_F_READONLY));
 
 		if (request_is_late(r)) {
 			request_expire(r); /* ends the lease if it is COMMIT */

@@ -79,6 +79,8 @@ void lease_break(struct lease *l, const struct failure *f);
 /* Its end was given up before it was sent, and the worker will send no other: it ends all the same,
  * and what it did is rolled back. */
 void lease_abort(struct lease *l, const struct failure *f);
+/* A statement of its transaction failed without reaching the server: nothing of it may stay. */
+void lease_spoil(struct lease *l);
 /* The worker is gone. */
 void lease_orphan(struct lease *l);
 

@@ -148,6 +148,7 @@ static bool put_deallocate(struct pg_backend *pg, struct pg_key key)
 
 static void put_fail(struct pg_backend *pg, enum pg_param_error e, unsigned param)
 {
+	pg_close_group(pg);
 	push(pg, true,
 		(struct pg_step){.kind = PG_STEP_FAIL, .param_error = (uint8_t)e, .param = param});
 }
@@ -273,7 +274,9 @@ bool pg_sets_locally(const struct statement *stmt)
 	p += 3;
 	p += strspn(p, " \t\r\n");
 	for (size_t i = 0; i < array_size(second); i++) {
-		if (strncasecmp(p, second[i], strlen(second[i])) == 0) {
+		size_t n = strlen(second[i]);
+
+		if (strncasecmp(p, second[i], n) == 0 && p[n] != '\0' && strchr(" \t\r\n", p[n]) != NULL) {
 			return true;
 		}
 	}
@@ -343,6 +346,10 @@ static void send_exec(struct pg_backend *pg, struct request *r, unsigned begin)
 	struct plan plan;
 	unsigned bad = 0;
 
+	idle = surely_idle(pg, r, begin);
+	if (r->lease != NULL && !put_guard(pg, r, begin, idle)) {
+		return; /* in front of all: what follows in the lease relies on the session's mode */
+	}
 	e = pg_params_set(&pg->params, r, &bad);
 	if (e == PG_PARAM_OK && strlen(r->stmt->text) != r->stmt->len) {
 		put_fail(pg, PG_PARAM_NUL, 0);
@@ -353,8 +360,10 @@ static void send_exec(struct pg_backend *pg, struct request *r, unsigned begin)
 		return;
 	}
 	note_statement(pg, r);
-	idle = surely_idle(pg, r, begin);
-	if (!put_guard(pg, r, begin, idle) || !plan_statement(pg, r, idle, &plan)) {
+	if (r->lease == NULL && !put_guard(pg, r, begin, idle)) {
+		return;
+	}
+	if (!plan_statement(pg, r, idle, &plan)) {
 		return;
 	}
 	grouped = plan.named && !plan.prepare && request_is_quick(r);

@@ -64,7 +64,8 @@ static bool may_share(const struct pool *p, const struct request *r)
 		return false;
 	}
 	if (p->driver->share & DRIVER_SHARE_READS) {
-		return (r->flags & REQ_F_READONLY) != 0 && !session_has_lease(r->session);
+		return (r->flags & REQ_F_READONLY) != 0 && r->sends == 0 &&
+		       r->stmt->quick_ns < SHARE_HEAD_NS && !session_has_lease(r->session);
 	}
 	return (p->driver->share & DRIVER_SHARE_WRITES) != 0 && must_write(r);
 }
@@ -100,10 +101,13 @@ static struct conn *shared_conn(struct pool *p, const struct request *r)
 	return best;
 }
 
-static struct conn *pick(struct pool *p, const struct request *r)
+static struct conn *pick(struct pool *p, const struct request *r, enum pool_queue q)
 {
 	struct conn *c = idle_conn(p, must_write(r) ? CONN_WRITES : CONN_READS);
 
+	if (c == NULL && p->split && q == POOL_QUEUE_ALL) {
+		c = idle_conn(p, CONN_WRITES); /* it was not known to read when it queued */
+	}
 	if (c == NULL && may_share(p, r)) {
 		c = shared_conn(p, r);
 	}
@@ -250,7 +254,7 @@ void pool_dispatch(struct pool *p)
 				request_expire(r);
 				continue;
 			}
-			c = pick(p, r);
+			c = pick(p, r, q);
 			if (c == NULL) {
 				break;
 			}
@@ -581,9 +585,24 @@ bool pool_is_ready(const struct pool *p)
 	return p->split ? n == p->nconns : n > 0;
 }
 
+void pool_refuse_waiters(struct pool *p)
+{
+	static const struct failure closed = {
+		.code = FAIL_SHUTDOWN, .retry_safe = true, .message = "the broker is shutting down"};
+
+	for (unsigned q = 0; q < POOL_QUEUES; q++) {
+		struct request *r;
+
+		while ((r = first_waiter(p, q)) != NULL) {
+			request_give_up(r, &closed);
+		}
+	}
+}
+
 void pool_close(struct pool *p)
 {
 	p->closing = true;
+	pool_refuse_waiters(p);
 	for (unsigned i = 0; i < p->nconns; i++) {
 		conn_give_up(&p->conns[i], NULL);
 	}

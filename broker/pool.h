@@ -80,6 +80,8 @@ void pool_describe_wait(struct pool *p, char *buf, size_t size);
 
 /* Housekeeping, each tick: open what is missing, close what is too old or idle, mirror state. */
 void pool_tick(struct pool *p);
+/* The broker stops: nobody who waits will be served. */
+void pool_refuse_waiters(struct pool *p);
 /* Close everything; conn_closed follows for each. */
 void pool_close(struct pool *p);
 bool pool_is_closed(const struct pool *p);

@@ -233,10 +233,32 @@ static void unlink_request(struct request *r)
 	r->state = REQUEST_NEW;
 }
 
+/*
+ * The transaction that r is a part of, if r failed without the server having seen it.  The server
+ * would go on and commit the rest, so the core must end the transaction itself.  A statement that
+ * was refused as misused is none of it.
+ */
+static struct lease *spoils(struct request *r, const struct failure *f)
+{
+	struct lease *l = r->lease;
+
+	if (f == NULL || f->code == FAIL_USAGE || r->session == NULL || !request_is_statement(r)) {
+		return NULL;
+	}
+	if (r->state == REQUEST_RUNNING && f->code != FAIL_ARGUMENT && f->code != FAIL_TOO_LARGE &&
+		f->code != FAIL_MEMORY) {
+		return NULL; /* the server knows */
+	}
+	if (l == NULL && r->lease_id != 0) {
+		l = session_find_lease(r->session, r->lease_id);
+	}
+	return l != NULL && (l->flags & REQ_F_TX) && l->state != LEASE_BROKEN ? l : NULL;
+}
+
 /* The end of a request, whatever its state. */
 static void finish(struct request *r, const struct failure *f, uint64_t rows)
 {
-	struct lease *l = r->lease;
+	struct lease *l = r->lease, *spoilt = spoils(r, f);
 	bool ran = r->state == REQUEST_RUNNING;
 	uint8_t op = r->op;
 
@@ -249,7 +271,9 @@ static void finish(struct request *r, const struct failure *f, uint64_t rows)
 		}
 	}
 	request_free(r);
-	if (l != NULL && ran) {
+	if (spoilt != NULL) {
+		lease_spoil(spoilt);
+	} else if (l != NULL && ran) {
 		lease_request_ended(l, op, f != NULL);
 	}
 }
@@ -305,7 +329,8 @@ void request_failed(struct request *r, const struct failure *f)
 		t.message = "deadline passed while the statement ran; it was cancelled";
 		t.retry_safe = true;
 		f = &t;
-	} else if (f->code == FAIL_CANCELLED && repeatable(r)) {
+	} else if (f->code == FAIL_CANCELLED && repeatable(r) &&
+		   (f->sqlstate[0] == '\0' || r->conn->cancelling || r->conn->cancel_ns > r->sent_ns)) {
 		/* A cancel that was meant for somebody else. */
 		conn_request_ended(r->conn, r);
 		r->state = REQUEST_NEW;

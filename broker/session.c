@@ -178,10 +178,20 @@ void session_set_need_wake(struct session *s, uint32_t v)
 	put(&s->broker->need_wake, v);
 }
 
+/*
+ * One more request can be promised a block.  Promises take half of the arena at most, or results
+ * would come one block at a time: the library makes room only when much of the arena is in its hands.
+ * The whole of the largest arena serves as many requests as there can be.
+ */
+static bool has_room(const struct session *s)
+{
+	return s->free_blocks > s->needy && s->needy < s->nblocks / 2;
+}
+
 /* A request that waits for the arena could be let in. */
 static bool may_admit(struct session *s)
 {
-	return !cds_list_empty(&s->unadmitted) && s->free_blocks > s->needy;
+	return !cds_list_empty(&s->unadmitted) && has_room(s);
 }
 
 bool session_look_again(struct session *s)
@@ -483,6 +493,8 @@ void session_request_ended(struct session *s, struct request *r)
 	if (r->out.blocked) {
 		r->out.blocked = false;
 		cds_list_del(&r->blocked_link);
+		r->conn->resume_wanted = true;
+		conn_want_flush(r->conn);
 	}
 	if (r->out.at != NULL) { /* a chunk nobody will get */
 		mark(s, r->out.block, r->out.blocks, false);
@@ -810,7 +822,7 @@ static void take_statement(struct session *s, const struct shm_request *d, struc
 	request_started(r, r->body_len);
 	if (r->body_len > REQUEST_INLINE && s->held > 2 * max_body(s)) {
 		request_give_up(r, &full);
-	} else if (cds_list_empty(&s->unadmitted) && s->free_blocks > s->needy) {
+	} else if (cds_list_empty(&s->unadmitted) && has_room(s)) {
 		r->out.needy = true;
 		s->needy++;
 		request_route(r);
@@ -1072,6 +1084,10 @@ void session_end(struct session *s, const char *why)
 		return;
 	}
 	if (s->state == SESSION_READY) {
+		if (io->stopping) {
+			publish(&s->broker->closed, (uint32_t)FAIL_SHUTDOWN);
+			doorbell_wake(&s->broker->bell);
+		}
 		stop_serving(s);
 	}
 	if (s->state == SESSION_ATTACHING) {

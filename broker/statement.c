@@ -250,7 +250,8 @@ static bool starts_with_one_of(const char *word, const char *const *list)
  */
 static bool is_suspect_word(const char *word)
 {
-	static const char *const words[] = {"temp", "temporary", "set_config", "setseed", "currval",
+	static const char *const words[] = {"temp", "temporary", "pg_temp",
+		"pg_settings", "set_config", "setseed", "currval",
 		"lastval", "pg_export_snapshot", "dblink_connect", "dblink_connect_u",
 		"pg_replication_origin_session_setup", NULL};
 	static const char *const prefixes[] = {"pg_advisory_lock", "pg_try_advisory_lock",

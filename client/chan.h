@@ -58,6 +58,7 @@ struct chan {
 	unsigned last_slot;
 	unsigned in_flight; /* the broker will answer them */
 	unsigned open; /* tickets not collected */
+	unsigned leases; /* that the user holds; the broker bears more, but not many */
 	struct chan_results all; /* every result that holds a reference, by `link` */
 	struct chan_results ready; /* tickets that may be collected, by `ready_link` */
 	struct chan_results owed; /* by `owed_link` */

@@ -22,6 +22,7 @@ static void lease_free(struct broker_lease *l)
 	if (l->end != NULL) {
 		result_release(l->end);
 	}
+	l->chan->leases--;
 	chan_unref(l->chan);
 	free(l);
 }
@@ -45,6 +46,10 @@ static int take(
 		return errstate_set(&b->err, BROKER_E_ARGUMENT,
 			"a lease cannot be taken inside another: use broker_savepoint");
 	}
+	if (b->chan->leases >= CHAN_RING_SLOTS) {
+		return errstate_verdict(&b->err, BROKER_E_BUSY, BROKER_NOT_DONE, true,
+			"%u leases are taken: give some back first", b->chan->leases);
+	}
 	l = calloc(1, sizeof(*l));
 	if (l == NULL) {
 		return errstate_set(&b->err, BROKER_E_MEMORY, "no memory for a lease");
@@ -54,6 +59,7 @@ static int take(
 	*l = (struct broker_lease){
 		.chan = b->chan, .tx = tx, .readonly = (s.flags & REQ_F_READONLY) != 0};
 	chan_ref(l->chan);
+	l->chan->leases++;
 	l->end = result_create(l->chan);
 	rc = l->end == NULL ? BROKER_E_MEMORY : chan_lease(l->chan, &s, &l->id);
 	if (rc < 0) {

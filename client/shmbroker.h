@@ -227,7 +227,7 @@ struct broker_result;
 
 enum broker_call_flag {
 	/* the statement only reads: it may share a connection, run on a standby, and be repeated by the
-	   broker; a write fails with SQLSTATE 25006 */
+	   broker; a write fails with SQLSTATE 25006.  In a transaction give it to broker_begin instead */
 	BROKER_READONLY = 1,
 	/* expect a large result: a connection of its own, rows come as they are read */
 	BROKER_STREAM = 2,

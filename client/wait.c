@@ -132,7 +132,7 @@ bool chan_sleep(struct chan *c, uint64_t until_ns, bool want_room)
  */
 static void make_space(struct chan *c, struct broker_result *r, bool starved)
 {
-	uint32_t limit = starved ? c->in.nblocks / 2 : c->in.nblocks - c->in.nblocks / 16;
+	uint32_t limit = starved ? c->in.nblocks / 4 : c->in.nblocks - c->in.nblocks / 16;
 	uint32_t want = starved ? c->in.nblocks / 4 : 1;
 	struct broker_result *o;
 
