@@ -211,7 +211,7 @@ static void test_too_many(struct stage *s)
 static void test_texts(struct stage *s)
 {
 	int64_t rss = broker_rss(stage_broker(s));
-	unsigned n = stage_quick() ? 5000 : 100000;
+	unsigned n = stage_quick() ? 5000 : 20000;
 	struct shm_completion c;
 	uint64_t id = 0;
 	struct raw r;
