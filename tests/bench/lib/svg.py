@@ -4,7 +4,7 @@
 import math
 from xml.sax.saxutils import escape
 
-WIDTH, HEIGHT = 900, 380
+WIDTH, HEIGHT = 900, 400
 PANEL_WIDTH, PANEL_HEIGHT, LEFT, TOP, GAP = 350, 270, 70, 50, 90
 COLORS = {"broker": "#0b6e4f", "libpq": "#c8553d", "pgbouncer": "#2f5d9b"}
 
@@ -40,7 +40,7 @@ class Panel:
         return [self.high * i / 4 for i in range(5)]
 
     def draw(self):
-        out = [_text(self.x, TOP - 18, self.title, "start", weight="bold")]
+        out = [_text(self.x, TOP - 18, self.title, "start", "title")]
         for t in self.ticks():
             y = self.py(t)
             out.append(f'<line x1="{self.x}" y1="{y:.1f}" x2="{self.x + PANEL_WIDTH}" y2="{y:.1f}" '
@@ -73,8 +73,8 @@ def _short(v):
     return f"{v:.3g}"
 
 
-def _text(x, y, text, anchor, weight="normal"):
-    return (f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-weight="{weight}">'
+def _text(x, y, text, anchor, kind="label"):
+    return (f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{kind}">'
             f"{escape(text)}</text>")
 
 
@@ -92,7 +92,8 @@ def plot(table):
     tails = _lines(table, lambda c: c.latency["p99"] * 1000)
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
            f'width="{WIDTH}" height="{HEIGHT}">',
-           "<style>text{font:13px sans-serif;fill:#333}.grid{stroke:#ccc;stroke-width:1}</style>",
+           "<style>text{font:13px sans-serif;fill:#333}"
+           ".title{font-weight:bold}.grid{stroke:#ccc;stroke-width:1}</style>",
            f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>']
     if rates and tails:
         out += Panel(LEFT, "point reads, statements per second", "", rates, False).draw()
