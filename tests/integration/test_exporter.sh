@@ -164,20 +164,17 @@ is "$(metric 'broker_statements_finished_total{pool="main"}')" 0 "started again:
 exporter_stop
 
 # --- who may not read statements does not serve them
-if [ "$(id -u)" = 0 ] && id nobody >/dev/null 2>&1; then
-	exporter_start "$b_socket" --reuid nobody --clear-groups --regid nogroup
-	if status_is /healthz 200; then
-		is "$(status /api/slow.json)" 403 "statements are for those who may read them"
-		is "$(messages 1 |
-			jq -r '[has("slow"), .why_no_slow] | join(" ")')" \
-			"false the slow-query segment may not be read by this process" "the page is told why"
-	else
-		skip "the board is not readable for others"
-	fi
-	exporter_stop
+chmod 000 "$b_socket.slow" # follows the link
+if [ "$(id -u)" = 0 ]; then
+	exporter_start "$b_socket" --bounding-set=-dac_override,-dac_read_search
 else
-	skip "not root: cannot become another user"
+	exporter_start "$b_socket"
 fi
+is "$(status /healthz)" 200 "the board can be read"
+is "$(status /api/slow.json)" 403 "statements are for those who may read them"
+is "$(messages 1 | jq -r '[has("slow"), .why_no_slow] | join(" ")')" \
+	"false the slow-query segment may not be read by this process" "the page is told why"
+exporter_stop
 
 # --- addresses
 listen() {
