@@ -9,6 +9,10 @@
 bench=${BUILD_ROOT:?root of the build}/tools/brokerbench
 workloads='point pages pages1 write tpcb rows mix attach'
 large='blob put' # take long, one by one
+if [ -n "${TEST_QUICK:-}" ]; then
+	workloads='point pages tpcb mix attach'
+	large=put
+fi
 workers=3
 export BROKER_DUMPABLE=1 # its memory is looked at
 
