@@ -44,6 +44,7 @@ static const char usage_text[] =
 	"  -c, --count COUNT   stop after COUNT samples\n"
 	"  -t, --timeout SECS  wait for the broker to appear (default 5; 'off' = for ever)\n"
 	"  -f, --filter GLOB   only metrics whose name matches, with -1, -j and -l\n"
+	"  --no-texts          with --listen: show no texts of statements\n"
 	"  -C, --no-color      no colour; so does the environment variable NO_COLOR\n"
 	"  -h, --help          this text\n"
 	"  -V, --version       the version\n"
@@ -81,7 +82,9 @@ static bool parse_count(const char *s, unsigned long *out)
 	return *s >= '0' && *s <= '9' && *end == '\0' && errno == 0 && *out > 0;
 }
 
-#define OPTION_LISTEN 256 /* has no letter */
+/* Options without a letter. */
+#define OPTION_LISTEN 256
+#define OPTION_NO_TEXTS 257
 
 static const struct option long_options[] = {
 	{"once", no_argument, NULL, '1'},
@@ -93,6 +96,7 @@ static const struct option long_options[] = {
 	{"events", no_argument, NULL, 'e'},
 	{"list", no_argument, NULL, 'l'},
 	{"listen", required_argument, NULL, OPTION_LISTEN},
+	{"no-texts", no_argument, NULL, OPTION_NO_TEXTS},
 	{"name", required_argument, NULL, 'n'},
 	{"interval", required_argument, NULL, 'w'},
 	{"count", required_argument, NULL, 'c'},
@@ -182,6 +186,9 @@ static int parse_options(int argc, char **argv, struct stat_options *opt)
 			return STAT_OK;
 		case 'C':
 			opt->color = false;
+			break;
+		case OPTION_NO_TEXTS:
+			opt->no_texts = true;
 			break;
 		case '?':
 			fputs("Try 'brokerstat --help'.\n", stderr);
@@ -364,7 +371,7 @@ int main(int argc, char **argv)
 		return err;
 	}
 	if (opt.view == STAT_LISTEN) {
-		return exporter_run(opt.name, opt.listen);
+		return exporter_run(opt.name, opt.listen, !opt.no_texts);
 	}
 	if (opt.view == STAT_LIVE && !isatty(STDOUT_FILENO)) {
 		opt.view = STAT_ONCE;

@@ -38,6 +38,7 @@ struct stat_options {
 	const char *name; /* -n */
 	const char *filter; /* -f */
 	const char *listen; /* --listen: [ADDR:]PORT */
+	bool no_texts; /* --no-texts */
 	double interval; /* -w, seconds; 0 = once */
 	unsigned long count; /* -c; 0 = for ever */
 	int64_t wait_ms; /* -t */

@@ -30,6 +30,7 @@
 
 struct exporter {
 	const char *name;
+	bool texts; /* statements may be shown */
 	struct http_server *http;
 	struct reader *reader; /* NULL: no board yet */
 	struct sample *fresh; /* for requests */
@@ -89,6 +90,9 @@ static int read_slow(struct exporter *e, struct numbered_slow **v)
 	uint64_t lost;
 
 	*v = NULL;
+	if (!e->texts) {
+		return -EACCES;
+	}
 	return e->reader != NULL ? reader_slow(e->reader, 0, v, &lost) : -ENOENT;
 }
 
@@ -256,7 +260,7 @@ static void answer_slow(struct exporter *e, const struct http_request *req, stru
 		reply_no_board(r);
 	} else if (n == -EACCES || n == -EPERM) {
 		reply_static(r, 403, TYPE_JSON,
-			"{\"error\":\"the slow-query segment may not be read by this process\"}");
+			"{\"error\":\"statements are not shown by this process\"}");
 	} else if (n < 0) {
 		reply_static(r, 503, TYPE_JSON, "{\"error\":\"no slow-query segment\"}");
 	} else {
@@ -411,9 +415,9 @@ static int listen_and_serve(struct exporter *e, const char *where, int signal_fd
 	return serve(e, signal_fd, timer_fd);
 }
 
-int exporter_run(const char *name, const char *where)
+int exporter_run(const char *name, const char *where, bool texts)
 {
-	struct exporter e = {.name = name, .history = history_create()};
+	struct exporter e = {.name = name, .texts = texts, .history = history_create()};
 	int signal_fd = signals(), timer_fd = ticker();
 	int rc = STAT_NOT_FOUND;
 

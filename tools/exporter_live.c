@@ -116,7 +116,7 @@ static uint64_t newest_events(const struct sample *s)
 static const char *why_no_slow(int err)
 {
 	return err == -EACCES || err == -EPERM
-		       ? "the slow-query segment may not be read by this process"
+		       ? "this process may not read them, or was told not to show them"
 		       : "there is no slow-query segment";
 }
 

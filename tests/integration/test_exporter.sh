@@ -173,8 +173,17 @@ fi
 is "$(status /healthz)" 200 "the board can be read"
 is "$(status /api/slow.json)" 403 "statements are for those who may read them"
 is "$(messages 1 | jq -r '[has("slow"), .why_no_slow] | join(" ")')" \
-	"false the slow-query segment may not be read by this process" "the page is told why"
+	"false this process may not read them, or was told not to show them" "the page is told why"
 exporter_stop
+chmod 400 "$b_socket.slow"
+exporter_start "$b_socket"
+is "$(status /api/slow.json)" 200 "who may read them serves them"
+exporter_stop
+exporter_options=--no-texts
+exporter_start "$b_socket"
+is "$(status /api/slow.json)" 403 "unless told not to"
+exporter_stop
+exporter_options=
 
 # --- addresses
 listen() {

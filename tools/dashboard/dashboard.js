@@ -14,7 +14,7 @@ const slow = new Map(); // number -> slow statement
 const events = new Map(); // number -> event
 let latest = null; // newest document
 let arrived = 0; // when, in ms of performance.now()
-let broker = null; // "pid/start" of the broker that the numbers belong to
+let broker = null; // {pid, start} of the broker that the numbers belong to
 let loading = false; // the history is on its way
 let connected = false;
 
@@ -36,12 +36,13 @@ async function json(path) {
 
 // A broker that was restarted counts anew: what was remembered of the old one goes.
 function sameBroker(b) {
-	const id = b === null ? null : b.pid + "/" + Math.round(b.time_seconds - b.uptime_seconds);
-	if (b !== null && broker !== null && broker.split("/")[0] !== id.split("/")[0]) {
+	const age = b.uptime_seconds + (b.state === "dead" ? b.heartbeat_age_seconds : 0);
+	const start = b.time_seconds - age;
+	if (broker !== null && (b.pid !== broker.pid || Math.abs(start - broker.start) > 2)) {
 		slow.clear();
 		events.clear();
 	}
-	broker = id ?? broker;
+	broker = {pid: b.pid, start};
 }
 
 async function loadHistory() {
@@ -208,7 +209,8 @@ const EVENT_TONES = {
 };
 
 const eventTable = new Table("t-events", [
-	{title: "Time", kind: "time", value: (e) => e.time_seconds, text: (e) => format.time(e.time_seconds)},
+	{title: "Time", kind: "time", value: (e) => e.time_seconds,
+		text: (e) => format.time(e.time_seconds)},
 	{title: "Event", value: (e) => e.kind.replace(/_/g, " "), tone: (e) => EVENT_TONES[e.kind] ?? ""},
 	{title: "What", kind: "wide", value: (e) => e.text},
 ], (e) => e.number, "No events so far.");
@@ -246,7 +248,8 @@ function byShape() {
 // ---------------------------------------------------------------------------------------------
 // Charts
 
-const MARKED = new Set(["failover", "server_down", "server_up", "role", "worker_death", "eviction"]);
+const CHANGES = new Set(["failover", "role", "server_up", "server_down", "connect_failure"]);
+const MARKED = new Set(["failover", "role", "server_up", "server_down", "worker_death", "eviction"]);
 const marks = () => [...events.values()].filter((e) => MARKED.has(e.kind))
 	.map((e) => ({time: e.time_seconds, tone: EVENT_TONES[e.kind] ?? "soft"}));
 
@@ -256,7 +259,9 @@ const percentiles = (name, key) => ({name, series: [
 
 const charts = [
 	new Chart(byId("charts"), "Throughput", {
-		statements: {name: "statements/s", series: [["statements", "statements/s"], ["errors", "errors/s"]]},
+		statements: {name: "statements/s", series: [
+			["statements", "statements/s"], ["errors", "errors/s"],
+		]},
 		rows: {name: "rows/s", series: [["rows", "rows/s"]]},
 	}, {format: format.number, marks}),
 	new Chart(byId("charts"), "Latency", {
@@ -276,7 +281,7 @@ const charts = [
 
 function drawCharts() {
 	const range = Number(byId("range").value);
-	const end = Math.max(past.last, Date.now() / 1000 - 5);
+	const end = past.last || Date.now() / 1000;
 	for (const chart of charts) {
 		chart.draw(past, [end - range, end]);
 	}
@@ -328,10 +333,11 @@ function alarmText() {
 		return "There is no board of a broker. Waiting for one.";
 	}
 	const beat = format.duration(b.heartbeat_age_seconds);
+	const who = "The broker (pid " + b.pid + ") is " + b.state;
 	switch (b.state) {
 	case "running": return "";
-	case "dead": return "The broker (pid " + b.pid + ") is dead since " + beat + ". This is what it left.";
-	default: return "The broker (pid " + b.pid + ") is " + b.state + ": its loop last turned " + beat + " ago.";
+	case "dead": return who + "; its heart last beat " + beat + " ago. This is what it left.";
+	default: return who + ": its loop last turned " + beat + " ago.";
 	}
 }
 
@@ -362,7 +368,7 @@ function showPoolMenu() {
 
 function showTimeline() {
 	const changes = [...events.values()]
-		.filter((e) => ["failover", "role", "server_up", "server_down", "connect_failure"].includes(e.kind))
+		.filter((e) => CHANGES.has(e.kind))
 		.sort((a, b) => b.number - a.number).slice(0, 50);
 	const key = changes.map((e) => e.number).join();
 	const list = byId("timeline");
@@ -414,7 +420,9 @@ function show() {
 function take(doc) {
 	latest = doc;
 	arrived = performance.now();
-	sameBroker(doc.broker);
+	if (doc.broker !== null) {
+		sameBroker(doc.broker);
+	}
 	remember(slow, doc.slow);
 	remember(events, doc.events);
 	if (doc.point !== null) {
