@@ -145,12 +145,9 @@ static void dequeue(struct pool *p, struct request *r)
 	p->nwaiters--;
 }
 
-/* acquire_timeout after a moment; -1: a request waits as long as its own deadline lets it. */
 static uint64_t wait_end(const struct pool *p, uint64_t since_ns)
 {
-	return p->config->acquire_timeout < 0
-		       ? UINT64_MAX
-		       : since_ns + (uint64_t)p->config->acquire_timeout * 1000000u;
+	return since_ns + (uint64_t)p->config->acquire_timeout * 1000000u;
 }
 
 /* A waiter whose time is over, or NULL; *next gets the time at which the first of the others ends.
@@ -270,7 +267,7 @@ void pool_dispatch(struct pool *p)
 		}
 	}
 	if (p->nwaiters > 0) {
-		if (p->config->acquire_timeout >= 0 && !timer_is_set(&p->expiry)) {
+		if (!timer_is_set(&p->expiry)) {
 			on_expiry(&p->expiry);
 		}
 		pool_grow(p);

@@ -1029,8 +1029,19 @@ static void note_grants(struct world *w)
 	}
 }
 
+static void check_readers(struct world *w)
+{
+	for (unsigned i = 0; i < WORLD_CONNS; i++) {
+		struct db *d = &w->db[i];
+
+		must(w, !d->stalled || d->n == 0 || head(d)->session != NULL,
+			"connection %u waits for a reader that is gone", i);
+	}
+}
+
 static void look(struct world *w)
 {
+	check_readers(w);
 	note_grants(w);
 	check_overlooked(w);
 	for (unsigned i = 0; i < w->nrecs; i++) {
