@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #define CASE_MS 20000 /* for one case, at the most */
+#define FREE_MS 5000 /* until everything that a worker held is free */
 #define PAUSE_MS 2000 /* nobody else may see a longer one */
 #define BIG_BYTES 600000u /* more than the request arena: goes in parts */
 #define STREAM_ROWS 3000
@@ -48,6 +49,7 @@ enum part {
 enum stage {
 	STAGE_FIRST, /* at the first pass */
 	STAGE_TX, /* at the first after a transaction was begun and has written */
+	STAGE_STREAM, /* at the first in the middle of a large result */
 };
 
 struct crash_case {
@@ -220,7 +222,9 @@ static void do_stream(struct worker *w)
 		"SELECT n, '%0500d' FROM c", STREAM_ROWS, 0);
 	expect(w, broker_exec(w->b, sql, 0, NULL, &call, &r) == 0, "stream");
 	while ((rc = broker_next(r)) == 1) {
-		rows++;
+		if (++rows == 100) {
+			arm(w, STAGE_STREAM);
+		}
 	}
 	expect(w, rc == 0 && rows == STREAM_ROWS, "rows of a stream");
 	broker_result_free(&r);
@@ -305,12 +309,12 @@ static _Noreturn void work(const struct run *run, const struct crash_case *c)
 	arm(&w, STAGE_FIRST);
 	w.b = attach(run);
 	expect(&w, w.b != NULL, "attach");
+	do_stream(&w);
 	do_commit(&w);
 	do_statements(&w);
 	do_batch(&w);
 	do_cancel(&w);
 	do_rollback(&w);
-	do_stream(&w);
 	expect(&w, insert(&w, NULL, PART_BIG, run->big) == 0, "large parameter");
 	do_copy(&w);
 	do_fork(&w);
@@ -516,7 +520,7 @@ static bool check_rest(struct run *run, const struct crash_case *c, bool complet
 	good = must(bystander_works(run), c, "the bystander goes on");
 	atomic_store(&s->rest, true);
 	good &= must(wait_until(atomic_load(&s->rests), CASE_MS), c, "the bystander rests");
-	good &= must(wait_until(all_free(run, since), CASE_MS), c, "everything is free again");
+	good &= must(wait_until(all_free(run, since), FREE_MS), c, "everything is free again");
 	if (!must(wait_until(open_transactions(run) == 0, CASE_MS), c,
 		    "no transaction is left open on the server")) {
 		tell_sessions(run);
@@ -633,23 +637,24 @@ static bool needs_copy(unsigned point)
 
 static void run_all(struct run *run)
 {
+	static const char *const stages[] = {[STAGE_FIRST] = "at the first pass",
+		[STAGE_TX] = "after a transaction began", [STAGE_STREAM] = "in a large result"};
 	bool quick = getenv("TEST_QUICK") != NULL;
 	unsigned n = 0;
 
-	for (unsigned how = 0; how < 4; how++) {
+	for (unsigned how = 0; how < 6; how++) {
 		for (unsigned i = 0; i < sizeof(points) / sizeof(points[0]); i++) {
 			char name[96];
 			struct crash_case c = {.name = name,
 				.point = points[i].number,
 				.stop = how % 2 != 0,
-				.stage = how / 2 == 0 ? STAGE_FIRST : STAGE_TX};
+				.stage = (enum stage)(how / 2)};
 
 			if ((needs_copy(c.point) && run->plan->pg == NULL) || (n++ % 4 != 0 && quick)) {
 				continue;
 			}
 			snprintf(name, sizeof(name), "%s, %s %s", points[i].name,
-				c.stop ? "SIGSTOP" : "kill -9",
-				c.stage == STAGE_FIRST ? "at the first pass" : "after a transaction began");
+				c.stop ? "SIGSTOP" : "kill -9", stages[c.stage]);
 			run->cases++;
 			run_case(run, &c);
 		}
