@@ -6,6 +6,7 @@ page is made anew.
 """
 
 import dataclasses
+import json
 import os
 import platform
 import re
@@ -160,6 +161,14 @@ def _broker_version(context):
     return f"{version}, commit {commit}"
 
 
+def _build_type(directory):
+    try:
+        with open(os.path.join(directory, "meson-info", "intro-buildoptions.json")) as f:
+            return next(o["value"] for o in json.load(f) if o["name"] == "buildtype")
+    except FileNotFoundError:
+        return "unknown"
+
+
 def machine_list(context):
     a, pg = context.arguments, context.postgres
     cpus = len(os.sched_getaffinity(0))
@@ -172,7 +181,8 @@ def machine_list(context):
         f"{platform.release()}; files on "
         f"{_first_line(['stat', '-f', '-c', '%T', '/var/tmp'])}. Workers, broker and database share "
         "the CPUs.",
-        f"shmbroker: {_broker_version(context)}, release build, {ours}, otherwise defaults.",
+        f"shmbroker: {_broker_version(context)}, buildtype {_build_type(a.build)}, {ours}, otherwise "
+        "defaults.",
         f"PostgreSQL: {pg.version}; {settings}, otherwise defaults (fsync and synchronous_commit "
         f"on); pgbench's tables at scale {a.scale}.",
         f"PgBouncer: {_program('pgbouncer')}; transaction mode, default_pool_size={a.pool}; it "
