@@ -202,6 +202,9 @@ class Chart {
 			}
 		}
 		this.u.setData(data);
+		if (this.u.cursor.left < 0) { // nobody points at anything: the legend has the latest
+			this.u.setLegend({idx: data[0].length - 1}, false);
+		}
 		const now = this.series.map(([, label], i) =>
 			label + " " + this.options.format(data[i + 1].at(-1)));
 		const sentence = this.title + ", latest: " + now.join(", ");
