@@ -138,6 +138,9 @@ static void test_long(void)
 	unsigned differ = 0;
 	uint64_t first;
 
+	if (sql == NULL) {
+		bail_out("no memory");
+	}
 	(void)shape("select * from t where id in (1) and x = 2");
 	first = f.value;
 	for (unsigned n = 1; n < 2000; n = n * 3 / 2 + 1) {
