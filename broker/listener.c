@@ -24,6 +24,9 @@
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77
 #endif
+#ifndef SO_PEERGROUPS
+#define SO_PEERGROUPS 59
+#endif
 #ifndef SCM_PIDFD
 #define SCM_PIDFD 4
 #endif
@@ -114,22 +117,44 @@ static int parse_allowed(
 	return 0;
 }
 
-static bool is_allowed(const struct listener *l, uint32_t uid, uint32_t gid)
+static bool is_listed(const struct allowed *a, uint32_t id)
 {
-	if (uid == 0 || uid == geteuid() || l->users.everyone || l->groups.everyone) {
-		return true;
-	}
-	for (unsigned i = 0; i < l->users.n; i++) {
-		if (l->users.id[i] == uid) {
-			return true;
-		}
-	}
-	for (unsigned i = 0; i < l->groups.n; i++) {
-		if (l->groups.id[i] == gid) {
+	for (unsigned i = 0; i < a->n; i++) {
+		if (a->id[i] == id) {
 			return true;
 		}
 	}
 	return false;
+}
+
+/* Is one of the peer's supplementary groups listed? */
+static bool is_member(const struct allowed *a, int sock)
+{
+	socklen_t len = 0;
+	bool found = false;
+	gid_t *g;
+
+	if (a->n == 0 || getsockopt(sock, SOL_SOCKET, SO_PEERGROUPS, NULL, &len) == 0 ||
+		errno != ERANGE) {
+		return false; /* it has none */
+	}
+	g = malloc(len);
+	if (g == NULL || getsockopt(sock, SOL_SOCKET, SO_PEERGROUPS, g, &len) < 0) {
+		free(g);
+		return false;
+	}
+	for (size_t i = 0; i < len / sizeof(*g) && !found; i++) {
+		found = is_listed(a, g[i]);
+	}
+	free(g);
+	return found;
+}
+
+static bool is_allowed(const struct listener *l, int sock, const struct ucred *peer)
+{
+	return peer->uid == 0 || peer->uid == geteuid() || l->users.everyone ||
+	       l->groups.everyone || is_listed(&l->users, peer->uid) ||
+	       is_listed(&l->groups, peer->gid) || is_member(&l->groups, sock);
 }
 
 /* -- messages ---------------------------------------------------------------------------------- */
@@ -282,7 +307,8 @@ static int peer_pidfd(int sock, int32_t pid)
 	return (int)syscall(SYS_pidfd_open, pid, 0); /* before Linux 6.5 */
 }
 
-static const char *check_limits(struct listener *l, const struct ucred *cred, char *buf, size_t size)
+static const char *check_limits(
+	struct listener *l, int sock, const struct ucred *cred, char *buf, size_t size)
 {
 	const struct config_broker *c = &l->io->config->broker;
 	int64_t per_uid = c->max_workers_per_uid > 0 ? c->max_workers_per_uid : c->max_workers;
@@ -290,7 +316,7 @@ static const char *check_limits(struct listener *l, const struct ucred *cred, ch
 	if (l->io->stopping) {
 		return "the broker is shutting down";
 	}
-	if (!is_allowed(l, cred->uid, cred->gid)) {
+	if (!is_allowed(l, sock, cred)) {
 		snprintf(buf, size, "user %u may not attach; add it to allow_users in [broker]",
 			cred->uid);
 		return buf;
@@ -369,7 +395,7 @@ static void handle_hello(
 		return;
 	}
 	h->name[sizeof(h->name) - 1] = h->pool[sizeof(h->pool) - 1] = '\0';
-	why = check_limits(hs->l, cred, buf, sizeof(buf));
+	why = check_limits(hs->l, hs->sock, cred, buf, sizeof(buf));
 	if (why == NULL && h->pool[0] != '\0') {
 		pool = config_pool_index(hs->l->io->config, h->pool);
 		why = pool < 0 ? "there is no pool of that name" : NULL;

@@ -2,8 +2,8 @@
 /*
  * test_broker_death.c - what workers and brokerstat see when the broker is killed or stands still.
  *
- * Killed under `broker run`: every statement in flight ends with one error that says what is known of
- * it, and the next call finds the broker's successor by itself.  Stopped: calls end with their
+ * Killed under `broker run`: every statement in flight ends with one error that says what is known
+ * of it, and the next call finds the broker's successor by itself.  Stopped: calls end with their
  * deadline, what was reported as not done is never done, and work goes on afterwards.
  */
 #include "brokerproc.h"
@@ -120,7 +120,8 @@ static pid_t broker_of(struct broker_proc *supervisor)
 
 		snprintf(path, sizeof(path), "/proc/%d/comm", (int)pids[i]);
 		f = fopen(path, "re");
-		if (f != NULL && fgets(name, sizeof(name), f) != NULL && strncmp(name, "sleep", 5) != 0) {
+		if (f != NULL && fgets(name, sizeof(name), f) != NULL &&
+			strncmp(name, "sleep", 5) != 0) {
 			fclose(f);
 			return pids[i];
 		}
@@ -257,7 +258,8 @@ static void check_late(struct broker *b, int rc, int64_t start, int64_t timeout,
 		diag("  %lld ms late", (long long)late);
 	}
 	if (late > LATE_MS) {
-		diag("  %s: %lld ms late; %d would do on a quiet machine", what, (long long)late, LATE_MS);
+		diag("  %s: %lld ms late; %d would do on a quiet machine", what, (long long)late,
+			LATE_MS);
 	}
 }
 
@@ -290,7 +292,8 @@ static void while_stopped(struct broker_proc *p, struct broker *b, struct broker
 	ok(broker_error(b)->retry_safe, "a write: safe to repeat");
 	start = wait_clock_ms();
 	rc = run(b, &in, "INSERT INTO death (a) VALUES (-4)");
-	check_late(b, rc, start, 300, BROKER_E_TIMEOUT, BROKER_NOT_DONE, "a write in a transaction");
+	check_late(
+		b, rc, start, 300, BROKER_E_TIMEOUT, BROKER_NOT_DONE, "a write in a transaction");
 	start = wait_clock_ms();
 	rc = broker_commit(l, 300);
 	check_late(b, rc, start, 300, BROKER_E_TIMEOUT, BROKER_NOT_DONE, "COMMIT");
@@ -325,8 +328,8 @@ static void stat_of_dead(struct broker_proc *p)
 }
 
 /* What was in flight when the broker stopped. */
-static void collect_late(struct broker *b, uint64_t ticket, int64_t start, int64_t timeout, int code,
-	enum broker_outcome outcome, const char *what)
+static void collect_late(struct broker *b, uint64_t ticket, int64_t start, int64_t timeout,
+	int code, enum broker_outcome outcome, const char *what)
 {
 	int rc = broker_collect(b, ticket, -1, NULL, NULL);
 
@@ -336,7 +339,8 @@ static void collect_late(struct broker *b, uint64_t ticket, int64_t start, int64
 static void check_after(struct broker_proc *p, struct broker *b)
 {
 	is_int(run(b, NULL, "INSERT INTO death (a) VALUES (6)"), 0, "afterwards the handle works");
-	ok(wait_until(metric(p, "broker_statements_in_flight{") == 0, 20000), "nothing stays in flight");
+	ok(wait_until(metric(p, "broker_statements_in_flight{") == 0, 20000),
+		"nothing stays in flight");
 	ok(wait_until(metric(p, "broker_leases_active{") == 0, 20000), "no lease stays");
 	is_int(rows(b, "a = 6"), 1, "and what it did is there");
 	is_int(rows(b, "a = -4"), 0, "what was reported as not done was not done later");
@@ -367,7 +371,8 @@ static void test_stopped(const char *url, const char *const *settings, const cha
 	}
 	wait_in_flight(p, url != NULL ? 2 : 1);
 	broker_pause(p);
-	collect_late(reader, read, start, 1500, BROKER_E_TIMEOUT, BROKER_NOT_DONE, "a read in flight");
+	collect_late(
+		reader, read, start, 1500, BROKER_E_TIMEOUT, BROKER_NOT_DONE, "a read in flight");
 	if (url != NULL) {
 		start = wait_clock_ms() - 1500; /* its time is over already */
 		collect_late(writer, write, start, 1500, BROKER_E_OUTCOME_UNKNOWN, BROKER_UNKNOWN,

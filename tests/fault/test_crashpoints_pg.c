@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* test_crashpoints_pg.c - kill -9 and SIGSTOP at every point, on PostgreSQL with four connections. */
+/* test_crashpoints_pg.c - kill -9 and SIGSTOP at every point, on PostgreSQL with four connections.
+ */
 #include "brokerproc.h"
 #include "matrix.h"
 #include "pg.h"

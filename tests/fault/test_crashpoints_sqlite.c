@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* test_crashpoints_sqlite.c - kill -9 and SIGSTOP at every point, on SQLite: one writer, four readers. */
+/* test_crashpoints_sqlite.c - kill -9 and SIGSTOP at every point, on SQLite: one writer, four
+ * readers. */
 #include "brokerproc.h"
 #include "matrix.h"
 #include "tap.h"

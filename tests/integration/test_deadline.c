@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_deadline.c - every call ends with its deadline, says what is known, and leaves the connection
- * usable: statements that run, wait, or are not read by their worker, leases that are waited for,
- * COMMIT; on the scripted database and on PostgreSQL.
+ * test_deadline.c - every call ends with its deadline, says what is known, and leaves the
+ * connection usable: statements that run, wait, or are not read by their worker, leases that are
+ * waited for, COMMIT; on the scripted database and on PostgreSQL.
  */
 #include "brokerproc.h"
 #include "pg.h"
@@ -78,7 +78,7 @@ static void check_usable(struct fixture *f, const char *what)
 	unsigned good = 0;
 
 	ok(wait_until(metric(f, "broker_leases_active{") == 0 &&
-				metric(f, "broker_statements_in_flight{") == 0,
+			      metric(f, "broker_statements_in_flight{") == 0,
 		   10000),
 		"%s: nothing is held", what);
 	for (unsigned i = 0; i < CONNECTIONS; i++) {
@@ -135,7 +135,8 @@ static void test_running(struct fixture *f)
 		diag("the server took its time to confirm a cancel");
 		check_end(f, rc, start, 300, rc, BROKER_UNKNOWN, "a write that runs");
 	} else {
-		check_end(f, rc, start, 300, BROKER_E_TIMEOUT, BROKER_NOT_DONE, "a write that runs");
+		check_end(
+			f, rc, start, 300, BROKER_E_TIMEOUT, BROKER_NOT_DONE, "a write that runs");
 	}
 	check_usable(f, "statements that run");
 }
@@ -172,7 +173,8 @@ static void test_commit(struct fixture *f)
 	is_int(broker_submit(f->b, f->sql->slow_write, 0, NULL, &call, &ticket), 0, "submit");
 	start = wait_clock_ms();
 	rc = broker_commit(&l, 300);
-	check_end(f, rc, start, 300, BROKER_E_TIMEOUT, BROKER_NOT_DONE, "COMMIT behind a statement");
+	check_end(
+		f, rc, start, 300, BROKER_E_TIMEOUT, BROKER_NOT_DONE, "COMMIT behind a statement");
 	ok(l == NULL, "the lease is gone");
 	ok(broker_collect(f->b, ticket, 5000, NULL, NULL) < 0, "and what ran in it has failed");
 	is_int(broker_error(f->b)->outcome, BROKER_NOT_DONE, "it is rolled back");
@@ -241,7 +243,8 @@ static void test_waiting(struct fixture *f)
 	is_int(broker_begin(f->b, &write, &l), 0, "begin does not wait");
 	in.lease = l;
 	rc = run(f, f->sql->quick, &in, &start);
-	check_end(f, rc, start, 300, BROKER_E_TIMEOUT, BROKER_NOT_DONE, "a lease that is waited for");
+	check_end(
+		f, rc, start, 300, BROKER_E_TIMEOUT, BROKER_NOT_DONE, "a lease that is waited for");
 	check_text(f, "a lease that is waited for");
 	is_int(run(f, f->sql->quick, &in, &start), BROKER_E_TIMEOUT, "and stays refused");
 	broker_rollback(&l);
@@ -294,8 +297,8 @@ static struct fixture begin(const struct words *sql, const char *url, const char
 
 static void end(struct fixture *f)
 {
-	diag("%s: the worst call was back %lld ms after its deadline (%d are promised)", f->sql->name,
-		(long long)f->worst, LATE_MS);
+	diag("%s: the worst call was back %lld ms after its deadline (%d are promised)",
+		f->sql->name, (long long)f->worst, LATE_MS);
 	broker_detach(&f->b);
 	for (int i = 0; i < CONNECTIONS; i++) {
 		broker_detach(&f->other[i]);

@@ -3,11 +3,12 @@
  * test_lease_model.c - the hand-over of connections, in every short sequence of events.
  *
  * Three workers, two connections.  Breadth first: from every state that can be reached every event
- * that can happen is tried, and from each state so reached everybody must be able to finish.  A state
- * that was seen before is not followed again.  States are reached by running their events again from
- * the start, so a failure is a list of events, and a shortest one.
+ * that can happen is tried, and from each state so reached everybody must be able to finish.  A
+ * state that was seen before is not followed again.  States are reached by running their events
+ * again from the start, so a failure is a list of events, and a shortest one.
  *
- * Then random walks, much longer, with several events in one turn of the loop.  LEASE_SEED repeats one.
+ * Then random walks, much longer, with several events in one turn of the loop.  LEASE_SEED repeats
+ * one.
  */
 #include "lease_world.h"
 
@@ -68,7 +69,8 @@ static void tell_history(const char *why)
 	}
 }
 
-/* An assertion of the core, or a wild pointer: the events that led there are what one wants to know. */
+/* An assertion of the core, or a wild pointer: the events that led there are what one wants to
+ * know. */
 static void on_crash(int signo)
 {
 	signal(signo, SIG_DFL);
@@ -163,7 +165,8 @@ static void search(const char *name, const struct world_plan *plan, uint64_t mos
 		diag("%s: %llu sequences, %u different states, all of up to %u events", name,
 			(unsigned long long)s.steps, s.nnodes,
 			i < s.nnodes ? s.nodes[i].depth : s.nodes[s.nnodes - 1].depth);
-			ok(i == s.nnodes || s.nodes[i].depth >= 2, "%s: short is three events at least", name);
+		ok(i == s.nnodes || s.nodes[i].depth >= 2, "%s: short is three events at least",
+			name);
 	}
 	free(s.nodes);
 	free(s.seen);
@@ -172,25 +175,44 @@ static void search(const char *name, const struct world_plan *plan, uint64_t mos
 
 /* -- random walks ------------------------------------------------------------------------------ */
 
-/* Of every hundred events so many are the database's: work piles up in one phase and goes in another. */
-static unsigned work_share;
+/* Of every hundred events so many are statements, so many the database's and those of time: work
+ * piles up in one phase and goes in another. */
+static unsigned request_share, work_share;
+
+static void next_phase(void)
+{
+	request_share = rand() % 3 == 0 ? 95 : 0;
+	work_share = (unsigned)rand() % 100;
+}
+
+/* Any of those for which `is` holds; any at all if there is none. */
+static uint8_t pick(const uint8_t *events, unsigned n, bool (*is)(uint8_t))
+{
+	uint8_t some[WORLD_EVENTS_MAX];
+	unsigned k = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		if (is == NULL || is(events[i])) {
+			some[k++] = events[i];
+		}
+	}
+	return k > 0 ? some[(unsigned)rand() % k] : events[(unsigned)rand() % n];
+}
 
 static uint8_t choose(const uint8_t *events, unsigned n)
 {
-	unsigned first = 0, pick;
+	uint8_t e;
 
-	while (first < n && !world_event_is_work(events[first])) {
-		first++;
-	}
-	if (first == n || (unsigned)rand() % 100 >= work_share) {
-		pick = (unsigned)rand() % n;
-	} else {
-		pick = first + (unsigned)rand() % (n - first);
-	}
-	if (world_event_is_violent(events[pick]) && rand() % 4 != 0) {
-		return choose(events, n);
-	}
-	return events[pick];
+	do {
+		if ((unsigned)rand() % 100 < request_share) {
+			e = pick(events, n, world_event_is_statement);
+		} else if ((unsigned)rand() % 100 < work_share) {
+			e = pick(events, n, world_event_is_work);
+		} else {
+			e = pick(events, n, NULL);
+		}
+	} while (world_event_is_violent(e) && rand() % 4 != 0);
+	return e;
 }
 
 static bool walk(struct world *w, unsigned steps)
@@ -201,7 +223,7 @@ static bool walk(struct world *w, unsigned steps)
 		unsigned n = world_events(w, events);
 
 		if (i % 64 == 0) {
-			work_share = (unsigned)rand() % 100;
+			next_phase();
 		}
 		do_event(w, choose(events, n), rand() % 3 != 0);
 		if (world_failure(w) != NULL) {
@@ -256,6 +278,6 @@ int main(void)
 	search("one writer, cancels", &split_cancel, most);
 	random_walks("equal connections", &equal, walks);
 	random_walks("one writer", &split, walks);
-	random_walks("large results", &results, walks);
+	random_walks("large results", &results, 3 * walks);
 	return done_testing();
 }

@@ -115,8 +115,8 @@ static void expect(struct worker *w, bool cond, const char *what)
 	const struct broker_error *e = broker_error(w->b);
 
 	if (!cond) {
-		snprintf(w->run->shared->trouble, sizeof(w->run->shared->trouble), "%s: %d %s %s", what,
-			e->code, e->sqlstate, e->message);
+		snprintf(w->run->shared->trouble, sizeof(w->run->shared->trouble), "%s: %d %s %s",
+			what, e->code, e->sqlstate, e->message);
 		_exit(3);
 	}
 }
@@ -160,8 +160,10 @@ static void do_statements(struct worker *w)
 	struct broker_result *r;
 	int64_t n = 0;
 
-	expect(w, broker_exec(w->b, "SELECT count(*) FROM crash WHERE id = $1 AND part < 3", 1, &id,
-			  &call, &r) == 0, "read");
+	expect(w,
+		broker_exec(w->b, "SELECT count(*) FROM crash WHERE id = $1 AND part < 3", 1, &id,
+			&call, &r) == 0,
+		"read");
 	expect(w, broker_next(r) == 1 && broker_get_int64(r, 0, &n) == 0 && n == 2, "value read");
 	broker_result_free(&r);
 	expect(w, insert(w, NULL, PART_WRITE, "three") == 0, "write");
@@ -175,8 +177,10 @@ static void do_batch(struct worker *w)
 	uint64_t ticket;
 
 	for (int i = 0; i < 4; i++) {
-		expect(w, broker_submit(w->b, "SELECT part FROM crash WHERE id = $1", 1, v, &call,
-				  &ticket) == 0, "submit a read");
+		expect(w,
+			broker_submit(w->b, "SELECT part FROM crash WHERE id = $1", 1, v, &call,
+				&ticket) == 0,
+			"submit a read");
 	}
 	expect(w, broker_submit(w->b, INSERT_SQL, 3, v, NULL, &ticket) == 0, "submit a write");
 	for (int i = 0; i < 5; i++) {
@@ -205,7 +209,9 @@ static void do_rollback(struct worker *w)
 	expect(w, insert(w, l, PART_UNDONE, "undone") == 0, "write to roll back");
 	broker_rollback(&l);
 	expect(w, broker_lease(w->b, NULL, &l) == 0, "lease");
-	expect(w, broker_exec(w->b, "SELECT 1", 0, NULL, &(struct broker_call){.lease = l}, NULL) == 0,
+	expect(w,
+		broker_exec(w->b, "SELECT 1", 0, NULL, &(struct broker_call){.lease = l}, NULL) ==
+			0,
 		"statement in a lease");
 	broker_release(&l);
 }
@@ -219,7 +225,8 @@ static void do_stream(struct worker *w)
 
 	snprintf(sql, sizeof(sql),
 		"WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < %d) "
-		"SELECT n, '%0500d' FROM c", STREAM_ROWS, 0);
+		"SELECT n, '%0500d' FROM c",
+		STREAM_ROWS, 0);
 	expect(w, broker_exec(w->b, sql, 0, NULL, &call, &r) == 0, "stream");
 	while ((rc = broker_next(r)) == 1) {
 		if (++rows == 100) {
@@ -236,7 +243,8 @@ static void copy_in(struct worker *w, struct broker_lease *l)
 	struct broker_copy *c;
 	int64_t rows;
 
-	expect(w, broker_copy_in(w->b, "COPY crash (id, part) FROM STDIN", &call, &c) == 0, "copy in");
+	expect(w, broker_copy_in(w->b, "COPY crash (id, part) FROM STDIN", &call, &c) == 0,
+		"copy in");
 	for (int i = 0; i < COPY_ROWS; i++) {
 		char line[64];
 		int n = snprintf(line, sizeof(line), "%lld\t%d\n", (long long)w->c->id, PART_COPY);
@@ -253,8 +261,10 @@ static void copy_out(struct worker *w, struct broker_lease *l)
 	const void *data;
 	size_t len;
 
-	expect(w, broker_copy_out(w->b, "COPY (SELECT generate_series(1, 20000)) TO STDOUT", &call,
-			  &c) == 0, "copy out");
+	expect(w,
+		broker_copy_out(
+			w->b, "COPY (SELECT generate_series(1, 20000)) TO STDOUT", &call, &c) == 0,
+		"copy out");
 	do {
 		expect(w, broker_copy_read(c, &data, &len) == 0, "copy read");
 	} while (len > 0);
@@ -353,11 +363,12 @@ static _Noreturn void bystand(const struct run *run)
 			rest_a_while(s);
 			continue;
 		}
-		rc = write ? broker_exec(b, "UPDATE bystander SET n = n + 1", 0, NULL, &writing, NULL)
+		rc = write ? broker_exec(
+				     b, "UPDATE bystander SET n = n + 1", 0, NULL, &writing, NULL)
 			   : broker_exec(b, "SELECT n FROM bystander", 0, NULL, &reading, NULL);
 		if (rc < 0 && atomic_fetch_add(&s->errors, 1) == 0) {
-			snprintf(s->error, sizeof(s->error), "%s: %d %s", write ? "write" : "read", rc,
-				broker_error(b)->message);
+			snprintf(s->error, sizeof(s->error), "%s: %d %s", write ? "write" : "read",
+				rc, broker_error(b)->message);
 		}
 		ms = (uint64_t)(wait_clock_ms() - start);
 		if (ms > atomic_load(&s->slowest_ms)) {
@@ -449,8 +460,8 @@ static int64_t rows_of(struct run *run, int64_t id, enum part part)
 	struct broker_result *r;
 	int64_t n = -1;
 
-	if (broker_exec(run->b, "SELECT count(*) FROM crash WHERE id = $1 AND part = $2", 2, v, &call,
-		    &r) < 0) {
+	if (broker_exec(run->b, "SELECT count(*) FROM crash WHERE id = $1 AND part = $2", 2, v,
+		    &call, &r) < 0) {
 		diag("  cannot look into the table: %s", broker_error(run->b)->message);
 		return -1;
 	}
@@ -491,10 +502,11 @@ static int64_t open_transactions(struct run *run)
 
 static void tell_sessions(struct run *run)
 {
-	char *text = pg_text(run->plan->pg,
-		"SELECT string_agg(format('%%s %%s since %%s: %%s', pid, state, now() - query_start, "
-		"left(query, 100)), ';  ') FROM pg_stat_activity "
-		"WHERE application_name = 'shmbroker' AND (xact_start IS NOT NULL OR state <> 'idle')");
+	char *text = pg_text(run->plan->pg, "SELECT string_agg(format('%%s %%s since %%s: %%s', "
+					    "pid, state, now() - query_start, "
+					    "left(query, 100)), ';  ') FROM pg_stat_activity "
+					    "WHERE application_name = 'shmbroker' AND (xact_start "
+					    "IS NOT NULL OR state <> 'idle')");
 
 	diag("  %s", text);
 	free(text);
@@ -571,7 +583,8 @@ static bool go_on(struct run *run, pid_t pid)
 
 static bool stopped_case(struct run *run, const struct crash_case *c, pid_t pid)
 {
-	bool reached = wait_until(stands(run, pid) || spawn_ended(pid), CASE_MS) && stands(run, pid);
+	bool reached =
+		wait_until(stands(run, pid) || spawn_ended(pid), CASE_MS) && stands(run, pid);
 	bool good = must(reached, c, "the point is reached and stops"), late;
 	int status;
 
@@ -638,7 +651,8 @@ static bool needs_copy(unsigned point)
 static void run_all(struct run *run)
 {
 	static const char *const stages[] = {[STAGE_FIRST] = "at the first pass",
-		[STAGE_TX] = "after a transaction began", [STAGE_STREAM] = "in a large result"};
+		[STAGE_TX] = "after a transaction began",
+		[STAGE_STREAM] = "in a large result"};
 	bool quick = getenv("TEST_QUICK") != NULL;
 	unsigned n = 0;
 
@@ -650,7 +664,8 @@ static void run_all(struct run *run)
 				.stop = how % 2 != 0,
 				.stage = (enum stage)(how / 2)};
 
-			if ((needs_copy(c.point) && run->plan->pg == NULL) || (n++ % 4 != 0 && quick)) {
+			if ((needs_copy(c.point) && run->plan->pg == NULL) ||
+				(n++ % 4 != 0 && quick)) {
 				continue;
 			}
 			snprintf(name, sizeof(name), "%s, %s %s", points[i].name,
@@ -707,9 +722,11 @@ void matrix_run(const struct matrix_plan *plan)
 	is_int(run.reached, run.cases, "every point was reached");
 	s = look(&run);
 	is_int(s.evictions, 0, "nobody was evicted");
-	ok(wait_until(broker_fds(plan->broker) == fds, 5000), "the broker has as many descriptors as before");
+	ok(wait_until(broker_fds(plan->broker) == fds, 5000),
+		"the broker has as many descriptors as before");
 	diag("slowest call of the bystander %llu ms, of %llu; %lld ms for a case",
-		(unsigned long long)run.slowest_ms, (unsigned long long)atomic_load(&run.shared->done),
+		(unsigned long long)run.slowest_ms,
+		(unsigned long long)atomic_load(&run.shared->done),
 		(long long)(wait_clock_ms() - start) / (run.cases > 0 ? run.cases : 1));
 	atomic_store(&run.shared->end, true);
 	is_int(spawn_wait(run.bystander, CASE_MS, NULL), 0, "the bystander ends well");

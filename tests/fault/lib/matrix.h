@@ -2,9 +2,10 @@
 /*
  * matrix.h - kill -9 and SIGSTOP at every crash point of the client library.
  *
- * For each point of crashpoints.def, for SIGKILL and SIGSTOP, at the first pass, at one inside an open
- * transaction and at one in the middle of a large result, a worker runs a program that touches every feature and ends or stands still at
- * that point.  Meanwhile a bystander runs short statements.  After each case
+ * For each point of crashpoints.def, for SIGKILL and SIGSTOP, at the first pass, at one inside an
+ * open transaction and at one in the middle of a large result, a worker runs a program that touches
+ * every feature and ends or stands still at that point.  Meanwhile a bystander runs short
+ * statements.  After each case
  *
  *   - the point was really reached,
  *   - the bystander saw no error and no long pause,
