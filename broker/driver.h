@@ -29,6 +29,7 @@
 #include "check.h"
 #include "config.h"
 #include "request.h"
+#include "server.h"
 
 #include <uv.h>
 
@@ -119,6 +120,17 @@ struct driver {
 	/* Number of connections the pool has (SQLite: 1 writer + readers) and the roles of each. */
 	unsigned (*size)(void *server_priv, const struct config_pool *pool);
 	unsigned (*roles)(void *server_priv, unsigned slot);
+
+	/*
+	 * Probes (server.h); all NULL: the server is a file.  probe_open makes what the probes of s
+	 * share and does not connect; NULL: no memory.  probe_send asks for role and position, after
+	 * connecting if need be, and ends in probe_answered(); health.c sends the next one only then.
+	 * probe_drop gives up the one under way: no answer follows, the next starts afresh.
+	 */
+	void *(*probe_open)(struct server *s, void *server_priv);
+	void (*probe_send)(void *probe);
+	void (*probe_drop)(void *probe);
+	void (*probe_close)(void *probe);
 
 	/* Start connecting.  Later: conn_ready or conn_closed. */
 	void (*connect)(struct conn *c);
