@@ -411,7 +411,79 @@ static json_t *slow_object(const struct sample *s, const struct numbered_slow *v
 	set(o, "sql", string(q->sql, q->sql_len), failed);
 	set(o, "sql_bytes", integer(q->sql_full_len), failed);
 	set(o, "truncated", json_boolean(q->flags & SLOW_F_TRUNCATED), failed);
+	set(o, "sampled", json_boolean(q->flags & SLOW_F_SAMPLED), failed);
 	return o;
+}
+
+static json_t *shape_tags(const struct shape_row *row, bool *failed)
+{
+	json_t *tags = json_array();
+
+	for (unsigned i = 0; i < SHAPE_TAGS; i++) {
+		const char *tag = shape_tag(row, i);
+
+		if (tag != NULL) {
+			append(tags, string(tag, CHAN_TAG_MAX), failed);
+		}
+	}
+	return tags;
+}
+
+static void set_times(json_t *o, const struct shape_row *row, double all_ns, bool *failed)
+{
+	struct histogram_copy h;
+
+	set(o, "total_seconds", json_real((double)row->run.sum_ns / 1e9), failed);
+	set(o, "share", json_real(all_ns > 0 ? (double)row->run.sum_ns / all_ns : 0), failed);
+	set(o, "max_seconds", json_real((double)row->run.max_ns / 1e9), failed);
+	if (histogram_copy_init(
+		    &h, (const struct histogram *)(const void *)&row->run, sizeof(row->run)) == 0) {
+		set(o, "mean_seconds", json_real((double)histogram_mean(&h) / 1e9), failed);
+		set(o, "p50_seconds", json_real((double)histogram_quantile(&h, 0.5) / 1e9), failed);
+		set(o, "p95_seconds", json_real((double)histogram_quantile(&h, 0.95) / 1e9),
+			failed);
+		histogram_copy_finish(&h);
+	}
+}
+
+static json_t *statement_object(
+	const struct sample *s, const struct shape_entry *v, double all_ns, bool *failed)
+{
+	const struct shape_row *row = &v->row;
+	json_t *o = json_object();
+	char fingerprint[32];
+
+	snprintf(fingerprint, sizeof(fingerprint), "%016llx", (unsigned long long)row->fingerprint);
+	set(o, "fingerprint", json_string(fingerprint), failed);
+	set(o, "pool", pool_name(s, row->pool), failed);
+	set(o, "calls", integer(row->calls), failed);
+	set(o, "errors", integer(row->errors), failed);
+	set(o, "rows", integer(row->rows), failed);
+	set_times(o, row, all_ns, failed);
+	set(o, "wait_seconds", json_real((double)row->wait_ns / 1e9), failed);
+	set(o, "counted_seconds", json_real(sample_age(s, row->first_ns)), failed);
+	set(o, "last_seconds", json_real(sample_age(s, row->last_ns)), failed);
+	set(o, "tags", shape_tags(row, failed), failed);
+	set(o, "statement", string(row->text, row->text_len), failed);
+	set(o, "truncated", json_boolean(row->flags & SHAPE_F_TRUNCATED), failed);
+	set(o, "torn", json_boolean(v->torn), failed);
+	return o;
+}
+
+json_t *json_statements(
+	const struct sample *s, const struct shape_entry *v, unsigned n, unsigned all)
+{
+	json_t *list = json_array();
+	bool failed = list == NULL;
+	double all_ns = 0;
+
+	for (unsigned i = 0; i < all; i++) {
+		all_ns += (double)v[i].row.run.sum_ns;
+	}
+	for (unsigned i = 0; i < n; i++) {
+		append(list, statement_object(s, &v[i], all_ns, &failed), &failed);
+	}
+	return whole(list, failed);
 }
 
 json_t *json_slow_list(const struct sample *s, const struct numbered_slow *v, unsigned n)

@@ -22,6 +22,9 @@ json_t *json_connection(const struct sample *s, unsigned row);
 json_t *json_worker(const struct sample *s, unsigned row);
 /* Events with numbers above `after`. */
 json_t *json_events(const struct sample *s, uint64_t after);
+/* The first `n` of `all` shapes; their shares are of the time of all of them. */
+json_t *json_statements(
+	const struct sample *s, const struct shape_entry *v, unsigned n, unsigned all);
 json_t *json_slow_list(const struct sample *s, const struct numbered_slow *v, unsigned n);
 
 #endif

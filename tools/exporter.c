@@ -96,12 +96,21 @@ static int read_slow(struct exporter *e, struct numbered_slow **v)
 	return e->reader != NULL ? reader_slow(e->reader, 0, v, &lost) : -ENOENT;
 }
 
+/* The same of the shapes of statements. */
+static int read_shapes(struct exporter *e, struct shape_entry **v)
+{
+	*v = NULL;
+	if (!e->texts) {
+		return -EACCES;
+	}
+	return e->reader != NULL ? reader_shapes(e->reader, v) : -ENOENT;
+}
+
 /* Once a second: a point of the history, and a message to those who watch. */
 static void tick(struct exporter *e)
 {
 	struct sample *s = NULL;
-	struct numbered_slow *v = NULL;
-	struct live_slow slow = {NULL, -ENOENT};
+	struct live_texts texts;
 	char *message;
 	size_t len;
 
@@ -112,14 +121,15 @@ static void tick(struct exporter *e)
 	history_add(e->history, s, e->before, clock_ns(CLOCK_REALTIME));
 	sample_free(&e->before);
 	e->before = s;
-	slow.n = read_slow(e, &v);
-	slow.v = v;
-	message = live_message(s, e->history, slow, &len);
+	texts.nslow = read_slow(e, &texts.slow);
+	texts.nshapes = read_shapes(e, &texts.shapes);
+	message = live_message(s, e->history, &texts, &len);
 	if (message != NULL) {
 		http_publish(e->http, message, len);
 	}
 	free(message);
-	free(v);
+	free(texts.slow);
+	free(texts.shapes);
 }
 
 /* ------------------------------------------------------------------------------------------------
@@ -250,6 +260,17 @@ static void answer_events(struct exporter *e, const struct http_request *req, st
 	answer_table(e, r, "events", all_events);
 }
 
+/* What cannot be said of statements: err as from reader_slow. */
+static void reply_no_texts(struct http_reply *r, int err)
+{
+	if (err == -EACCES || err == -EPERM) {
+		reply_static(r, 403, TYPE_JSON,
+			"{\"error\":\"statements are not shown by this process\"}");
+	} else {
+		reply_static(r, 503, TYPE_JSON, "{\"error\":\"no slow-query segment\"}");
+	}
+}
+
 static void answer_slow(struct exporter *e, const struct http_request *req, struct http_reply *r)
 {
 	const struct sample *s = sample_now(e);
@@ -258,13 +279,29 @@ static void answer_slow(struct exporter *e, const struct http_request *req, stru
 
 	if (s == NULL) {
 		reply_no_board(r);
-	} else if (n == -EACCES || n == -EPERM) {
-		reply_static(r, 403, TYPE_JSON,
-			"{\"error\":\"statements are not shown by this process\"}");
 	} else if (n < 0) {
-		reply_static(r, 503, TYPE_JSON, "{\"error\":\"no slow-query segment\"}");
+		reply_no_texts(r, n);
 	} else {
 		reply_json(r, 200, document_table(s, "slow", json_slow_list(s, v, (unsigned)n)));
+	}
+	free(v);
+}
+
+static void answer_statements(
+	struct exporter *e, const struct http_request *req, struct http_reply *r)
+{
+	const struct sample *s = sample_now(e);
+	struct shape_entry *v;
+	int n = read_shapes(e, &v);
+
+	if (s == NULL) {
+		reply_no_board(r);
+	} else if (n < 0) {
+		reply_no_texts(r, n);
+	} else {
+		reply_json(r, 200,
+			document_table(
+				s, "statements", json_statements(s, v, (unsigned)n, (unsigned)n)));
 	}
 	free(v);
 }
@@ -321,6 +358,7 @@ static const struct {
 	{"/api/connections.json", answer_connections},
 	{"/api/workers.json", answer_workers},
 	{"/api/slow.json", answer_slow},
+	{"/api/statements.json", answer_statements},
 	{"/api/events.json", answer_events},
 };
 

@@ -120,22 +120,35 @@ static const char *why_no_slow(int err)
 		       : "there is no slow-query segment";
 }
 
-static json_t *tables(const struct sample *s, struct live_slow slow)
+static void set_texts(json_t *root, const struct sample *s, const struct live_texts *t)
 {
-	unsigned nworkers, nleases,
-		skip = slow.n > (int)LIVE_SLOW ? (unsigned)slow.n - LIVE_SLOW : 0;
+	unsigned skip;
+
+	if (t->nslow < 0) {
+		json_object_set_new(root, "why_no_slow", json_string(why_no_slow(t->nslow)));
+		return;
+	}
+	skip = t->nslow > (int)LIVE_SLOW ? (unsigned)t->nslow - LIVE_SLOW : 0;
+	json_object_set_new(
+		root, "slow", json_slow_list(s, t->slow + skip, (unsigned)t->nslow - skip));
+	if (t->nshapes > 0) { /* older brokers keep none: the page makes do with the slow ones */
+		unsigned all = (unsigned)t->nshapes;
+
+		json_object_set_new(root, "statements",
+			json_statements(s, t->shapes, all < LIVE_SHAPES ? all : LIVE_SHAPES, all));
+	}
+}
+
+static json_t *tables(const struct sample *s, const struct live_texts *texts)
+{
+	unsigned nworkers, nleases;
 	json_t *workers = most_telling(s, s->nworkers, worker_rank, json_worker, &nworkers);
 	json_t *leases = most_telling(s, s->nconns, lease_rank, lease_object, &nleases);
 	json_t *root = json_pack("{sosososososisosi}", "broker", json_broker(s), "pools", pools(s),
 		"servers", json_servers(s), "events", json_events(s, newest_events(s)), "workers",
 		workers, "nworkers", (int)nworkers, "leases", leases, "nleases", (int)nleases);
 
-	if (slow.n >= 0) {
-		json_object_set_new(
-			root, "slow", json_slow_list(s, slow.v + skip, (unsigned)slow.n - skip));
-	} else {
-		json_object_set_new(root, "why_no_slow", json_string(why_no_slow(slow.n)));
-	}
+	set_texts(root, s, texts);
 	return root;
 }
 
@@ -167,8 +180,8 @@ static char *finish(FILE *f, bool whole, char **text)
 	return *text;
 }
 
-char *live_message(
-	const struct sample *s, const struct history *h, struct live_slow slow, size_t *len)
+char *live_message(const struct sample *s, const struct history *h, const struct live_texts *texts,
+	size_t *len)
 {
 	char *text = NULL;
 	FILE *f = open_memstream(&text, len);
@@ -178,7 +191,7 @@ char *live_message(
 		return NULL;
 	}
 	fputs("data: ", f);
-	whole = write_with_point(f, s != NULL ? tables(s, slow) : json_pack("{sn}", "broker"), h);
+	whole = write_with_point(f, s != NULL ? tables(s, texts) : json_pack("{sn}", "broker"), h);
 	fputs("\n\n", f);
 	return finish(f, whole, &text);
 }

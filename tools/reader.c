@@ -532,6 +532,11 @@ void sample_free(struct sample **sp)
 	*sp = NULL;
 }
 
+static int open_slow(struct reader *r)
+{
+	return r->q.fd < 0 ? segment_load(&r->q, r->slow_path, SHM_ROLE_SLOW) : 0;
+}
+
 int reader_slow(struct reader *r, uint64_t after, struct numbered_slow **out, uint64_t *lost)
 {
 	struct numbered_slow *v;
@@ -541,11 +546,9 @@ int reader_slow(struct reader *r, uint64_t after, struct numbered_slow **out, ui
 
 	*out = NULL;
 	*lost = 0;
-	if (r->q.fd < 0) {
-		err = segment_load(&r->q, r->slow_path, SHM_ROLE_SLOW);
-		if (err < 0) {
-			return err;
-		}
+	err = open_slow(r);
+	if (err < 0) {
+		return err;
 	}
 	t = table_of(&r->q, SHM_SEC_SLOW, offsetof(struct slow_slot, sql));
 	v = calloc(t.count + 1u, sizeof(*v));
@@ -560,6 +563,38 @@ int reader_slow(struct reader *r, uint64_t after, struct numbered_slow **out, ui
 	if (n > 0 && after != 0) {
 		*lost = v[0].number - after - 1;
 	}
+	*out = v;
+	return (int)n;
+}
+
+static int by_time(const void *a, const void *b)
+{
+	uint64_t x = ((const struct shape_entry *)a)->row.run.sum_ns;
+	uint64_t y = ((const struct shape_entry *)b)->row.run.sum_ns;
+
+	return x > y ? -1 : x < y;
+}
+
+int reader_shapes(struct reader *r, struct shape_entry **out)
+{
+	struct shape_entry *v;
+	struct table t;
+	unsigned n = 0;
+	int err = open_slow(r);
+
+	*out = NULL;
+	if (err < 0) {
+		return err;
+	}
+	t = table_of(&r->q, SHM_SEC_SHAPES, offsetof(struct shape_row, text));
+	v = calloc(t.count + 1u, sizeof(*v));
+	if (v == NULL) {
+		return -ENOMEM;
+	}
+	for (unsigned i = 0; i < t.count; i++) {
+		n += shape_read(record(&t, i), t.stride, &v[n].row, &v[n].torn);
+	}
+	qsort(v, n, sizeof(*v), by_time);
 	*out = v;
 	return (int)n;
 }

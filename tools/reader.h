@@ -66,6 +66,12 @@ struct sample {
 	struct numbered_event *events; /* oldest first */
 };
 
+/* A shape of statement: what statements that differ in their literals only have cost together. */
+struct shape_entry {
+	bool torn;
+	struct shape_row row;
+};
+
 struct reader;
 
 /* How long a broker's heart may rest before it counts as stalled. */
@@ -100,6 +106,12 @@ void sample_free(struct sample **s);
  */
 int reader_slow(
 	struct reader *r, uint64_t after, struct numbered_slow **out, uint64_t *lost) must_use;
+
+/*
+ * Copy the shapes of statements, those that took the most time first.  Opens Q on first use.  *out
+ * is the caller's, to be freed.  Returns how many, 0 if this broker keeps none, or as reader_slow.
+ */
+int reader_shapes(struct reader *r, struct shape_entry **out) must_use;
 
 /* Name of a pool or server row; "-" for BOARD_NONE, "#3" for a row that is gone.  buf holds the
  * latter. */

@@ -81,6 +81,12 @@ is "$(json /api/events.json '[.events[].kind] | contains(["start"])')" true "eve
 ok "slow statements" json_is /api/slow.json "[.slow[].sql] | contains([\"$count\"])" true
 is "$(json /api/slow.json ".slow[] | select(.sql == \"$count\") | [.tag, .rows, .code] | join(\" \")")" \
 	"GET /c 1 0" "with tag and rows"
+is "$(json /api/statements.json '.statements[] | select(.tags == ["GET /c"]) | [.calls, .rows, .errors] | join(" ")')" \
+	"1 1 0" "what shapes of statements cost"
+is "$(json /api/statements.json '[.statements[].share] | add | . > 0.999 and . < 1.001')" true \
+	"with their shares of the time"
+like "$(json /api/statements.json '.statements[].statement')" '^insert into t values \(\?\)$' \
+	"without literals"
 is "$(json /api/overview.json '[.broker.state, .ready] | join(" ")')" "running true" "overview"
 ok "the history grows" wait_until 5000 json_is '/api/history.json?pool=main' '.time | length >= 2' true
 is "$(json /api/history.json '[.[] | select(type == "array") | length] | unique | length')" 1 \
@@ -171,7 +177,8 @@ else
 	exporter_start "$b_socket"
 fi
 is "$(status /healthz)" 200 "the board can be read"
-is "$(status /api/slow.json)" 403 "statements are for those who may read them"
+is "$(status /api/slow.json)$(status /api/statements.json)" 403403 \
+	"statements are for those who may read them"
 is "$(messages 1 | jq -r '[has("slow"), .why_no_slow] | join(" ")')" \
 	"false this process may not read them, or was told not to show them" "the page is told why"
 exporter_stop
@@ -181,7 +188,7 @@ is "$(status /api/slow.json)" 200 "who may read them serves them"
 exporter_stop
 exporter_options=--no-texts
 exporter_start "$b_socket"
-is "$(status /api/slow.json)" 403 "unless told not to"
+is "$(status /api/slow.json)$(status /api/statements.json)" 403403 "unless told not to"
 exporter_stop
 exporter_options=
 

@@ -141,23 +141,23 @@ const shapes = new Table("t-shapes", [
 	{title: "Share", kind: "num", value: (s) => s.share,
 		text: (s) => (s.share * 100).toFixed(1) + " %"},
 	{title: "Total", kind: "num", value: (s) => s.total, text: (s) => format.duration(s.total)},
-	{title: "Mean", kind: "num", value: (s) => s.total / s.calls,
-		text: (s) => format.duration(s.total / s.calls)},
+	{title: "Mean", kind: "num", value: (s) => s.mean, text: (s) => format.duration(s.mean)},
+	{title: "p95", kind: "num", value: (s) => s.p95, text: (s) => format.duration(s.p95)},
 	{title: "Count", kind: "num", value: (s) => s.calls, text: (s) => format.number(s.calls)},
 	{title: "Statement", kind: "code", value: (s) => s.sql},
-	{title: "Tags", kind: "text", value: (s) => [...s.tags].join(", ")},
+	{title: "Tags", kind: "text", value: (s) => s.tags.join(", ")},
 	{title: "Max", kind: "num", value: (s) => s.max, text: (s) => format.duration(s.max)},
 	{title: "Errors", kind: "num", value: (s) => s.errors, tone: (s) => s.errors > 0 ? "bad" : ""},
 	{title: "Rows", kind: "num", value: (s) => s.rows, text: (s) => format.number(s.rows)},
 	{title: "Last seen", kind: "time", value: (s) => s.seen, text: (s) => format.time(s.seen)},
 	{title: "Pool", value: (s) => s.pool},
-], (s) => s.key, "No slow statements so far.", [1, true]);
+], (s) => s.key, "No statements so far.", [1, true]);
 
 const slowest = new Table("t-slow", [
 	{title: "Ended", kind: "time", value: (q) => q.time_seconds,
 		text: (q) => format.time(q.time_seconds)},
 	{title: "Ran", kind: "num", value: (q) => q.run_seconds,
-		text: (q) => format.duration(q.run_seconds)},
+		text: (q) => format.duration(q.run_seconds) + (q.sampled ? " (sample)" : "")},
 	{title: "Waited", kind: "num", value: (q) => q.wait_seconds,
 		text: (q) => format.duration(q.wait_seconds)},
 	{title: "Error", value: (q) => q.code === 0 ? "" : q.sqlstate || "code " + q.code,
@@ -215,7 +215,18 @@ const eventTable = new Table("t-events", [
 	{title: "What", kind: "wide", value: (e) => e.text},
 ], (e) => e.number, "No events so far.");
 
-// Slow statements of one shape, added up.
+// What shapes of statements cost, as the broker counted it.
+function counted() {
+	return latest.statements.map((s) => ({
+		key: s.pool + "/" + s.fingerprint, pool: s.pool, share: s.share, total: s.total_seconds,
+		mean: s.mean_seconds, p95: s.p95_seconds, max: s.max_seconds, calls: s.calls,
+		errors: s.errors, rows: s.rows, tags: s.tags,
+		seen: latest.broker.time_seconds - s.last_seconds,
+		sql: s.statement + (s.truncated ? " …" : ""),
+	}));
+}
+
+// For brokers that do not count: the slow statements of one shape, added up.
 function byShape() {
 	const all = new Map();
 	let total = 0;
@@ -225,17 +236,18 @@ function byShape() {
 		let s = all.get(key);
 		if (s === undefined) {
 			s = {key, pool: q.pool, sql: q.sql, calls: 0, errors: 0, rows: 0, total: 0, max: 0,
-				seen: 0, tags: new Set()};
+				seen: 0, tags: []};
 			all.set(key, s);
 		}
 		s.calls++;
 		s.errors += q.code !== 0 ? 1 : 0;
 		s.rows += q.rows;
 		s.total += q.run_seconds;
+		s.mean = s.total / s.calls;
 		s.max = Math.max(s.max, q.run_seconds);
 		s.seen = Math.max(s.seen, q.time_seconds);
-		if (q.tag !== "" && s.tags.size < 5) {
-			s.tags.add(q.tag);
+		if (q.tag !== "" && s.tags.length < 5 && !s.tags.includes(q.tag)) {
+			s.tags.push(q.tag);
 		}
 		total += q.run_seconds;
 	}
@@ -404,7 +416,8 @@ function show() {
 	showTiles();
 	pools.fill(latest.pools);
 	servers.fill(latest.servers);
-	shapes.fill(byShape());
+	shapes.fill(latest.statements ? counted() : byShape());
+	setText(byId("h-shapes"), latest.statements ? "Statements by time" : "Slow statements by time");
 	slowest.fill(newestFirst(slow, 50));
 	leases.fill(latest.leases);
 	workers.fill(latest.workers);
