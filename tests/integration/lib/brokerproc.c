@@ -310,3 +310,16 @@ int broker_fds(const struct broker_proc *p)
 	}
 	return n;
 }
+
+void broker_show_fds(const struct broker_proc *p)
+{
+	char *dir = scratch_format("/proc/%d/fd", (int)p->pid);
+	char *text = spawn_output((const char *const[]){"ls", "-l", dir, NULL}, NULL, NULL);
+	char *rest = text;
+
+	for (char *line = strsep(&rest, "\n"); line != NULL; line = strsep(&rest, "\n")) {
+		diag("%s", line);
+	}
+	free(text);
+	free(dir);
+}

@@ -59,5 +59,7 @@ unsigned broker_log_count(const struct broker_proc *p, const char *text);
 /* Bytes of resident memory, and open descriptors. */
 int64_t broker_rss(const struct broker_proc *p);
 int broker_fds(const struct broker_proc *p);
+/* Print what its descriptors are, as diagnostics. */
+void broker_show_fds(const struct broker_proc *p);
 
 #endif
