@@ -11,9 +11,27 @@
  *   error SQLSTATE    fails
  *   drop              the connection is lost while the statement runs
  *   dirty             touches the session
+ *   set N             remembers N in the session, which is touched
+ *   get               one row: what the session remembers, 0 when clean
  *   who               one row: the connection's slot and generation
+ *   turn [MS]         takes MS milliseconds; one row: how many statements the server executed so far
+ *   census            one row: connections open or opening now, the most there were, how many in all
  *
- * The url may set what connecting does: fake:?connect_ms=5&fail=28P01&refuse=1
+ * Rules stand in the url, and in a file that may change all the time and is looked at every few
+ * milliseconds; of the two the file counts: fake:?connect_ms=5&control=/path
+ *
+ *   connect_ms=N      connecting takes this long
+ *   refuse=1          connecting fails, as if nobody listened
+ *   fail=SQLSTATE     connecting fails with this
+ *   hang=1            connecting takes until connect_timeout, or until the rule goes
+ *   epoch=N           the server was restarted: connections of another epoch are lost at once
+ *   idle_ms=N         the server closes connections that did nothing for so long
+ *   drop_every=N      every N-th statement of the server loses its connection
+ *   cancel_ms=N       a cancel arrives after this long; 1 if not given
+ *   reset_ms=N        cleaning the session takes this long
+ *   reset_fail=1      and does not succeed
+ *   reset_hang=1      or never ends
+ *
  * Cancels are imprecise on purpose, as PostgreSQL's are: they hit whatever runs when they arrive.
  */
 #include "driver.h"
@@ -23,19 +41,36 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+
+#define WATCH_MS 5
+
+struct fake_rules {
+	unsigned connect_ms, idle_ms, drop_every, cancel_ms, reset_ms, epoch;
+	bool refuse, hang, reset_fail, reset_hang;
+	char fail[6];
+};
 
 struct fake_server {
-	unsigned connect_ms;
-	bool refuse;
-	char fail[6];
+	const char *url; /* of the configuration */
+	char control[256]; /* path, "" if there is none */
+	struct stat seen; /* of the control file when it was read */
+	unsigned connect_timeout; /* milliseconds */
+	struct fake_rules rules;
+	uint64_t statements; /* executed */
+	int64_t open, peak, connects;
 };
 
 struct fake_conn {
 	struct conn *c;
 	uv_timer_t timer; /* runs the head, or the connect */
 	uv_timer_t side; /* cancel, reset */
+	uv_timer_t watch; /* looks whether the rules changed */
 	unsigned handles;
-	bool connecting, cancel_pending, reset_pending, closing, announced;
+	unsigned epoch;
+	uint64_t idle_since_ms;
+	int64_t memory; /* of the session */
+	bool connecting, hanging, cancel_pending, reset_pending, closing, announced;
 	bool running; /* the head was begun */
 	uint64_t row; /* next row of the head */
 	uint64_t row_at; /* bytes of it already taken */
@@ -52,11 +87,83 @@ static struct request *head_of(struct conn *c)
 
 /* -- server ------------------------------------------------------------------------------------ */
 
+/* Value of "key=" in text, NULL if it is not there. */
+static const char *rule(const char *text, const char *key)
+{
+	size_t n = strlen(key);
+
+	for (const char *p = text; (p = strstr(p, key)) != NULL; p++) {
+		if (p[n] == '=' && (p == text || strchr("?&\n", p[-1]) != NULL)) {
+			return p + n + 1;
+		}
+	}
+	return NULL;
+}
+
+static void take_number(const char *text, const char *key, unsigned *out)
+{
+	const char *p = rule(text, key);
+
+	*out = p != NULL ? (unsigned)strtoul(p, NULL, 10) : *out;
+}
+
+static void take_flag(const char *text, const char *key, bool *out)
+{
+	const char *p = rule(text, key);
+
+	*out = p != NULL ? *p == '1' : *out;
+}
+
+static void take_rules(struct fake_rules *r, const char *text)
+{
+	const char *fail = rule(text, "fail");
+
+	take_number(text, "connect_ms", &r->connect_ms);
+	take_number(text, "idle_ms", &r->idle_ms);
+	take_number(text, "drop_every", &r->drop_every);
+	take_number(text, "cancel_ms", &r->cancel_ms);
+	take_number(text, "reset_ms", &r->reset_ms);
+	take_number(text, "epoch", &r->epoch);
+	take_flag(text, "refuse", &r->refuse);
+	take_flag(text, "hang", &r->hang);
+	take_flag(text, "reset_fail", &r->reset_fail);
+	take_flag(text, "reset_hang", &r->reset_hang);
+	if (fail != NULL) {
+		snprintf(r->fail, sizeof(r->fail), "%.*s", (int)strcspn(fail, "&\n"), fail);
+	}
+}
+
+/* The rules as they are now. */
+static const struct fake_rules *rules_of(struct fake_server *s)
+{
+	char text[512] = "";
+	struct stat st;
+	FILE *f;
+
+	if (s->control[0] == '\0' || stat(s->control, &st) < 0 ||
+		(st.st_ino == s->seen.st_ino && st.st_size == s->seen.st_size &&
+			st.st_mtim.tv_sec == s->seen.st_mtim.tv_sec &&
+			st.st_mtim.tv_nsec == s->seen.st_mtim.tv_nsec)) {
+		return &s->rules;
+	}
+	f = fopen(s->control, "re");
+	if (f == NULL) {
+		return &s->rules;
+	}
+	s->seen = st;
+	text[fread(text, 1, sizeof(text) - 1, f)] = '\0';
+	fclose(f);
+	s->rules = (struct fake_rules){.cancel_ms = 1};
+	take_rules(&s->rules, s->url);
+	take_rules(&s->rules, text);
+	return &s->rules;
+}
+
 static int fake_server_open(struct io *io, const struct config_server *server,
 	const struct config_pool *pool, void **priv, char *err, size_t errlen)
 {
 	struct fake_server *s = calloc(1, sizeof(*s));
-	const char *p;
+	const char *p = rule(server->url, "control");
 
 	(void)io;
 	(void)pool;
@@ -64,13 +171,13 @@ static int fake_server_open(struct io *io, const struct config_server *server,
 		snprintf(err, errlen, "out of memory");
 		return -1;
 	}
-	p = strstr(server->url, "connect_ms=");
-	s->connect_ms = p != NULL ? (unsigned)atoi(p + 11) : 0;
-	p = strstr(server->url, "fail=");
+	s->url = server->url;
+	s->connect_timeout = (unsigned)server->connect_timeout;
+	s->rules.cancel_ms = 1;
+	take_rules(&s->rules, s->url);
 	if (p != NULL) {
-		snprintf(s->fail, sizeof(s->fail), "%.5s", p + 5);
+		snprintf(s->control, sizeof(s->control), "%.*s", (int)strcspn(p, "&"), p);
 	}
-	s->refuse = strstr(server->url, "refuse=1") != NULL;
 	*priv = s;
 	return 0;
 }
@@ -112,9 +219,13 @@ static void on_handle_closed(uv_handle_t *h)
 
 static void shut(struct fake_conn *f)
 {
+	struct fake_server *s = f->c->server_priv;
+
+	s->open--;
 	f->closing = true;
 	uv_close((uv_handle_t *)&f->timer, on_handle_closed);
 	uv_close((uv_handle_t *)&f->side, on_handle_closed);
+	uv_close((uv_handle_t *)&f->watch, on_handle_closed);
 }
 
 static void lose(struct fake_conn *f, const struct failure *why)
@@ -127,20 +238,62 @@ static void lose(struct fake_conn *f, const struct failure *why)
 	conn_closed(c, why);
 }
 
+static uint64_t now_ms(const struct fake_conn *f)
+{
+	return uv_now(io_uv(f->c->io));
+}
+
 static void on_connected(uv_timer_t *t)
 {
 	struct fake_conn *f = t->data;
-	struct fake_server *s = f->c->server_priv;
+	const struct fake_rules *rules = rules_of(f->c->server_priv);
 	struct failure why = {.code = FAIL_UNAVAILABLE, .message = "the fake server refuses"};
 
 	f->connecting = false;
-	if (s->refuse || s->fail[0] != '\0') {
-		memcpy(why.sqlstate, s->fail, sizeof(why.sqlstate));
+	if (f->hanging) {
+		why.message = "connect_timeout: no connection in time";
+		lose(f, &why);
+		return;
+	}
+	if (rules->refuse || rules->fail[0] != '\0') {
+		memcpy(why.sqlstate, rules->fail, sizeof(why.sqlstate));
 		lose(f, &why);
 		return;
 	}
 	f->c->backend_pid = (int32_t)f->c->slot + 1;
+	f->idle_since_ms = now_ms(f);
 	conn_ready(f->c);
+}
+
+static void start_connecting(struct fake_conn *f, const struct fake_rules *rules)
+{
+	struct fake_server *s = f->c->server_priv;
+
+	f->epoch = rules->epoch;
+	f->connecting = true;
+	f->hanging = rules->hang;
+	uv_timer_start(
+		&f->timer, on_connected, f->hanging ? s->connect_timeout : rules->connect_ms, 0);
+}
+
+static void on_watch(uv_timer_t *t)
+{
+	static const struct failure ended = {.code = FAIL_UNAVAILABLE,
+		.sqlstate = "57P01",
+		.message = "the fake server ended the connection"};
+	struct fake_conn *f = t->data;
+	const struct fake_rules *rules = rules_of(f->c->server_priv);
+
+	if (f->connecting) {
+		if (f->hanging && !rules->hang) {
+			start_connecting(f, rules);
+		}
+		return;
+	}
+	if (f->epoch != rules->epoch || (rules->idle_ms != 0 && head_of(f->c) == NULL &&
+						now_ms(f) - f->idle_since_ms >= rules->idle_ms)) {
+		lose(f, &ended);
+	}
 }
 
 static void fake_connect(struct conn *c)
@@ -151,12 +304,18 @@ static void fake_connect(struct conn *c)
 	check(f != NULL);
 	f->c = c;
 	c->priv = f;
-	f->timer.data = f->side.data = f;
+	f->timer.data = f->side.data = f->watch.data = f;
 	uv_timer_init(io_uv(c->io), &f->timer);
 	uv_timer_init(io_uv(c->io), &f->side);
-	f->handles = 2;
-	f->connecting = true;
-	uv_timer_start(&f->timer, on_connected, s->connect_ms, 0);
+	uv_timer_init(io_uv(c->io), &f->watch);
+	f->handles = 3;
+	s->connects++;
+	s->open++;
+	s->peak = s->open > s->peak ? s->open : s->peak;
+	start_connecting(f, rules_of(s));
+	if (s->control[0] != '\0' || s->rules.idle_ms != 0) {
+		uv_timer_start(&f->watch, on_watch, WATCH_MS, WATCH_MS);
+	}
 }
 
 static void fake_close(struct conn *c)
@@ -191,6 +350,7 @@ static void end_head(struct fake_conn *f, uint64_t rows, const struct failure *w
 
 	f->running = f->head_sent = false;
 	f->row = f->row_at = 0;
+	f->idle_since_ms = now_ms(f);
 	if (why != NULL && f->c->tx == CONN_TX_OPEN) {
 		f->c->tx = CONN_TX_FAILED;
 	}
@@ -252,14 +412,40 @@ static void put_echo(struct fake_conn *f, struct request *r)
 	request_row(r, &row);
 }
 
-static void put_who(struct fake_conn *f, struct request *r)
+/* One row of numbers. */
+static void put_numbers(struct fake_conn *f, struct request *r, unsigned n, const int64_t *v)
 {
-	int64_t slot = f->c->slot;
-	struct stream_cell cell = {&slot, sizeof(slot), CELL_INT64, CELL_NATIVE};
-	struct stream_row row = {.ncells = 1, .cells = &cell};
+	static const struct stream_column cols[3] = {
+		{"a", CELL_INT64}, {"b", CELL_INT64}, {"c", CELL_INT64}};
+	unsigned char head[128];
+	struct stream_cell cells[3];
+	struct stream_row row = {.ncells = n, .cells = cells};
 
-	put_head(f, r, 1);
-	request_row(r, &row);
+	for (unsigned i = 0; i < n; i++) {
+		cells[i] = (struct stream_cell){&v[i], sizeof(v[i]), CELL_INT64, CELL_NATIVE};
+	}
+	(void)request_write(r, head, stream_encode_head(head, sizeof(head), n, cols));
+	(void)request_row(r, &row);
+	end_head(f, 1, NULL);
+}
+
+/* Words that answer with one row of numbers. */
+static bool tell(struct fake_conn *f, struct request *r)
+{
+	const struct fake_server *s = f->c->server_priv;
+
+	if (is_word(r, "who")) {
+		put_numbers(f, r, 2, (int64_t[]){f->c->slot, (int64_t)f->c->generation});
+	} else if (is_word(r, "turn")) {
+		put_numbers(f, r, 1, (int64_t[]){(int64_t)s->statements});
+	} else if (is_word(r, "census")) {
+		put_numbers(f, r, 3, (int64_t[]){s->open, s->peak, s->connects});
+	} else if (is_word(r, "get")) {
+		put_numbers(f, r, 1, &f->memory);
+	} else {
+		return false;
+	}
+	return true;
 }
 
 static void fail_head(struct fake_conn *f, const char *sqlstate, enum fail_code code, const char *text)
@@ -273,17 +459,20 @@ static void fail_head(struct fake_conn *f, const char *sqlstate, enum fail_code 
 static void execute(struct fake_conn *f, struct request *r)
 {
 	struct failure gone = {.code = FAIL_UNAVAILABLE, .message = "the fake connection dropped"};
+	struct fake_server *s = f->c->server_priv;
 
-	if (is_word(r, "rows")) {
+	s->statements += f->row == 0 && !f->head_sent;
+	if (s->rules.drop_every != 0 && s->statements % s->rules.drop_every == 0) {
+		lose(f, &gone);
+	} else if (is_word(r, "rows")) {
 		if (put_rows(f, r)) {
 			end_head(f, number(r, 0), NULL);
 		}
 	} else if (is_word(r, "echo")) {
 		put_echo(f, r);
 		end_head(f, 1, NULL);
-	} else if (is_word(r, "who")) {
-		put_who(f, r);
-		end_head(f, 1, NULL);
+	} else if (tell(f, r)) {
+		return;
 	} else if (is_word(r, "error")) {
 		fail_head(f, r->stmt->text + 6, FAIL_DATABASE, "as the statement asked");
 	} else if (is_word(r, "drop")) {
@@ -295,7 +484,8 @@ static void execute(struct fake_conn *f, struct request *r)
 			end_head(f, number(r, 0), NULL);
 		}
 	} else {
-		f->c->dirty |= is_word(r, "dirty");
+		f->memory = is_word(r, "set") ? (int64_t)number(r, 0) : f->memory;
+		f->c->dirty |= is_word(r, "dirty") || is_word(r, "set");
 		end_head(f, 0, NULL);
 	}
 }
@@ -329,13 +519,16 @@ static void on_work(uv_timer_t *t)
 static void run_head(struct fake_conn *f)
 {
 	struct request *r = head_of(f->c);
+	uint64_t ms = 0;
 
 	if (r == NULL || f->running) {
 		return;
 	}
 	f->running = true;
-	uv_timer_start(&f->timer, on_work,
-		r->op == REQ_EXEC && is_word(r, "sleep") ? number(r, 0) : 0, 0);
+	if (r->op == REQ_EXEC && (is_word(r, "sleep") || is_word(r, "turn"))) {
+		ms = number(r, 0);
+	}
+	uv_timer_start(&f->timer, on_work, ms, 0);
 }
 
 static void fake_start(struct conn *c, struct request *r, unsigned begin)
@@ -379,9 +572,14 @@ static void on_side(uv_timer_t *t)
 	struct conn *c = f->c;
 
 	if (f->reset_pending) {
+		bool good = !rules_of(c->server_priv)->reset_fail;
+
 		f->reset_pending = false;
-		c->tx = CONN_TX_IDLE;
-		conn_reset_done(c, true);
+		f->idle_since_ms = now_ms(f);
+		if (good) {
+			c->tx = CONN_TX_IDLE;
+		}
+		conn_reset_done(c, good);
 		return;
 	}
 	if (f->cancel_pending) {
@@ -402,16 +600,21 @@ static void fake_cancel(struct conn *c)
 	struct fake_conn *f = c->priv;
 
 	f->cancel_pending = true;
-	uv_timer_start(&f->side, on_side, 1, 0);
+	uv_timer_start(&f->side, on_side, rules_of(c->server_priv)->cancel_ms, 0);
 }
 
 static void fake_reset(struct conn *c, unsigned what)
 {
 	struct fake_conn *f = c->priv;
+	const struct fake_rules *rules = rules_of(c->server_priv);
 
-	(void)what;
 	f->reset_pending = true;
-	uv_timer_start(&f->side, on_side, 0, 0);
+	if ((what & CONN_RESET_SESSION) && !rules->reset_fail) {
+		f->memory = 0;
+	}
+	if (!rules->reset_hang) {
+		uv_timer_start(&f->side, on_side, rules->reset_ms, 0);
+	}
 }
 
 const struct driver driver_fake = {
