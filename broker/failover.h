@@ -3,17 +3,30 @@
  * failover.h - which server of a pool takes writes, which take reads: decide(), a pure function of
  * what is known of the servers.  pool.c acts on the decision.
  *
- * Rules, first match first:
- *   Writer.  A server that answers (UP, SUSPECT or RECOVERING), says that it is a primary and takes
- *            writes.  Of several: the highest timeline, since a promotion begins a new one; then the
- *            writer of the last decision, so that nothing moves without need; then the configured
- *            order.
- *            None: the local server at the end of the list, as `fallback` says.
- *   Readers  of statements and leases declared read-only: standbys that are UP and within max_lag;
- *            the writer as well if read_from is "any", or if there are no such standbys, or if
- *            read_from is "primary".  Without a writer standbys still serve.  No server at all: the
- *            fallback, if there is one.
- *   Fenced.  Whoever calls itself a primary and is not the writer is used for nothing.
+ * Words.  A server answers when it is UP, SUSPECT or RECOVERING.  A local server counts at the end
+ * of the list only.  A standby is fit when it is UP and lags by no more than max_lag.  A primary is
+ * stale when any server of the pool, also one that is DOWN now, was last seen on a higher timeline:
+ * a promotion begins a new timeline, so the stale one lacks what its successor acknowledged.
+ * Timeline 0 is not known; it is never stale, and behind every known one.
+ *
+ * Leader.  Of the primaries that answer and are not stale: the highest timeline; then one that
+ * takes writes; then the writer of the last decision, so that nothing moves without need; then the
+ * configured order. Writer.  The leader, if it takes writes, at once when it answers: a server that
+ * was promoted is used before it is UP. Fenced.  Every other server that calls itself, or last
+ * called itself, a primary, if there is a leader, and stale ones always.  It is used for nothing.
+ * Local.   With no writer the local server stands in: for reads and writes if `fallback` is
+ *          read-write or journal, else for reads at most.  Not before each of the others has either
+ *          said what it is or is DOWN, unless it stands in already: at the start, and while a role
+ *          is in doubt, the answer is waited for.  A local server that is the whole pool is its
+ *          writer and reader.
+ * Readers  of statements and leases declared read-only, the first of these that is not empty:
+ *            with read_from standby: fit standbys
+ *            with read_from any: fit standbys and the leader
+ *            with read_from primary: the leader, else the local server if it stands in for writes
+ *            the leader, fit standbys, standbys within max_lag that answer, the local server that
+ *            stands in
+ *          A leader that takes no writes still reads.  The local server is no equal of standbys: it
+ *          has copies of some tables only.
  *
  * No thread of its own, no memory of its own: the same input gives the same output.
  */
@@ -47,7 +60,7 @@ struct server_state {
 	enum verdict verdict;
 	enum server_role role;
 	bool writable; /* takes writes, as far as it says itself */
-	uint32_t timeline;
+	uint32_t timeline; /* last one seen, 0: not known */
 	uint64_t lag_ns; /* standby: age of what it has replayed, 0 when it has everything */
 };
 
@@ -74,20 +87,21 @@ enum pool_mode {
 	MODE_DOWN, /* nobody serves */
 	MODE_READ_ONLY, /* no writer */
 	MODE_FALLBACK, /* the local server stands in */
-	MODE_DEGRADED, /* a writer, but a server is down or too far behind */
+	MODE_DEGRADED, /* a writer, but another is missing, fenced, or too far behind */
 	MODE_NORMAL,
 };
 
 struct decision {
 	int writer; /* index, -1: nobody takes writes */
 	uint32_t readers; /* bit i: server i may take declared reads */
-	uint32_t fenced; /* bit i: connections to server i must be closed */
+	uint32_t fenced; /* bit i: not used, its connections must be closed */
 	enum pool_mode mode;
 	const char *why; /* static text: what made it so */
 };
 
-/* n servers in the configured order, at least one.  before: the last decision; writer -1 at first. */
-struct decision decide(const struct failover_policy *policy, const struct server_state *s, unsigned n,
-	const struct decision *before);
+/* n servers in the configured order, at least one.  before: the last decision; writer -1 at first.
+ */
+struct decision decide(const struct failover_policy *policy, const struct server_state *s,
+	unsigned n, const struct decision *before);
 
 #endif
