@@ -11,22 +11,26 @@
  *
  * Leader.  Of the primaries that answer and are not stale: the highest timeline; then one that
  * takes writes; then the writer of the last decision, so that nothing moves without need; then the
- * configured order. Writer.  The leader, if it takes writes, at once when it answers: a server that
- * was promoted is used before it is UP. Fenced.  Every other server that calls itself, or last
- * called itself, a primary, if there is a leader, and stale ones always.  It is used for nothing.
- * Local.   With no writer the local server stands in: for reads and writes if `fallback` is
- *          read-write or journal, else for reads at most.  Not before each of the others has either
- *          said what it is or is DOWN, unless it stands in already: at the start, and while a role
- *          is in doubt, the answer is waited for.  A local server that is the whole pool is its
- *          writer and reader.
- * Readers  of statements and leases declared read-only, the first of these that is not empty:
- *            with read_from standby: fit standbys
- *            with read_from any: fit standbys and the leader
- *            with read_from primary: the leader, else the local server if it stands in for writes
- *            the leader, fit standbys, standbys within max_lag that answer, the local server that
- *            stands in
- *          A leader that takes no writes still reads.  The local server is no equal of standbys: it
- *          has copies of some tables only.
+ * configured order.
+ *
+ * Writer.  The leader, if it takes writes, at once when it answers: a server that was promoted is
+ * used before it is UP.
+ *
+ * Fenced.  Every other server that calls itself, or last called itself, a primary, if there is a
+ * leader, and stale ones always.  It is used for nothing.
+ *
+ * Local.  With no writer the local server stands in: for reads and writes if `fallback` is
+ * read-write or journal, else for reads at most.  Not before each of the others has either said
+ * what it is or is DOWN, unless it stands in already: at the start, and while a role is in doubt,
+ * the answer is waited for.  A local server that is the whole pool is its writer and reader.
+ *
+ * Readers of statements and leases declared read-only: the first of these that is not empty:
+ *   1. read_from standby: fit standbys; any: fit standbys and the leader; primary: the leader, else
+ *      the local server if it stands in for writes
+ *   2. the leader, also one that takes no writes
+ *   3. fit standbys
+ *   4. standbys within max_lag that answer
+ *   5. the local server if it stands in; alone, for it has copies of some tables only
  *
  * No thread of its own, no memory of its own: the same input gives the same output.
  */
