@@ -249,6 +249,8 @@ struct board_conn_info {
 	uint64_t since_ns; /* of state */
 	uint64_t lease_ns; /* lease since, 0 = none */
 	uint64_t statements; /* run on it so far */
+	uint64_t fingerprint; /* shape of what runs on it, or ran last; 0 = not known.  See shape.h */
+	uint64_t statement_ns; /* it runs since, 0 = nothing runs */
 };
 
 enum board_worker_state {
@@ -287,7 +289,7 @@ struct board_worker { _Atomic uint64_t seq; uint64_t used; struct board_worker_i
 /* clang-format on */
 _Static_assert(sizeof(struct board_pool_info) == 240, "byte map");
 _Static_assert(sizeof(struct board_server_info) == 456, "byte map");
-_Static_assert(sizeof(struct board_conn_info) == 64, "byte map");
+_Static_assert(sizeof(struct board_conn_info) == 80, "byte map");
 _Static_assert(sizeof(struct board_worker_info) == 192, "byte map");
 
 /* Write row i whole; info NULL frees it. */

@@ -136,7 +136,8 @@ int main(int argc, char **argv)
 		F(board_conn_info, worker_slot), F(board_conn_info, in_flight),
 		F(board_conn_info, generation), F(board_conn_info, connected_ns),
 		F(board_conn_info, since_ns), F(board_conn_info, lease_ns),
-		F(board_conn_info, statements));
+		F(board_conn_info, statements), F(board_conn_info, fingerprint),
+		F(board_conn_info, statement_ns));
 	CHECK(board_worker_info, F(board_worker_info, pid), F(board_worker_info, uid),
 		F(board_worker_info, name), F(board_worker_info, tag), F(board_worker_info, state),
 		F(board_worker_info, in_flight), F(board_worker_info, leases), F(board_worker_info, pool),
