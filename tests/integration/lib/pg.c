@@ -2,6 +2,7 @@
 /* pg.c - see pg.h. */
 #include "pg.h"
 
+#include "disk.h"
 #include "scratch.h"
 #include "spawn.h"
 #include "tap.h"
@@ -31,6 +32,7 @@ struct pg_cluster {
 	char *settings[SETTINGS_MAX];
 	unsigned nsettings;
 	pid_t pid; /* 0: stopped */
+	bool own_disk; /* data is one */
 	PGconn *conn;
 	pid_t conn_owner; /* a forked child must not talk through its parent's connection */
 };
@@ -104,6 +106,19 @@ static void must_run(const char *const *argv, bool plain_user, const char *log)
  * The template
  */
 
+/* A cluster that listens on a loopback address, whichever, trusts those who come from one. */
+static void trust_loopback(const char *data)
+{
+	char *path = scratch_format("%s/pg_hba.conf", data);
+	FILE *f = fopen(path, "ae");
+
+	if (f == NULL || fputs("host all,replication all 127.0.0.0/8 trust\n", f) < 0 ||
+		fclose(f) != 0) {
+		bail_out("%s: %s", path, strerror(errno));
+	}
+	free(path);
+}
+
 static void init_template(const char *data, const char *log)
 {
 	char *initdb = program("initdb");
@@ -112,12 +127,13 @@ static void init_template(const char *data, const char *log)
 
 	must_run(argv, true, log);
 	free(initdb);
+	trust_loopback(data);
 }
 
-/* Copy with owners and times; `to` does not exist yet. */
+/* Copy with owners and times. */
 static void copy_tree(const char *from, const char *to, const char *log)
 {
-	const char *const argv[] = {"cp", "-a", "--reflink=auto", from, to, NULL};
+	const char *const argv[] = {"cp", "-aT", "--reflink=auto", from, to, NULL};
 
 	must_run(argv, false, log);
 }
@@ -148,7 +164,7 @@ static char *template(const char *place, const char *log)
 	spawn_user(&uid, &gid);
 	cache = cache != NULL ? cache : scratch_dir();
 	path = scratch_format(
-		"%s/pg%d-%d", cache, version_of(bindir()), (int)(uid ? uid : getuid()));
+		"%s/pg%d-%d-loopback", cache, version_of(bindir()), (int)(uid ? uid : getuid()));
 	lock = lock_cache(cache);
 	if (access(path, F_OK) < 0) {
 		fresh = scratch_format("%s/template", place);
@@ -227,28 +243,51 @@ void pg_restart(struct pg_cluster *pg)
 	}
 }
 
-struct pg_cluster *pg_start(const char *const *settings)
+static void start_from_template(struct pg_cluster *pg)
 {
-	struct pg_cluster *pg = new_cluster(settings);
-	char *from;
+	char *from = template(pg->dir, pg->log);
 
-	from = template(pg->dir, pg->log);
 	copy_tree(from, pg->data, pg->log);
 	free(from);
 	pg_restart(pg);
+}
+
+struct pg_cluster *pg_start(const char *const *settings)
+{
+	struct pg_cluster *pg = new_cluster(settings);
+
+	start_from_template(pg);
 	return pg;
 }
 
-struct pg_cluster *pg_standby(struct pg_cluster *primary, const char *const *settings)
+struct pg_cluster *pg_start_small(const char *const *settings, unsigned mib)
 {
 	struct pg_cluster *pg = new_cluster(settings);
+
+	pg->own_disk = disk_make(pg->data, mib);
+	if (!pg->own_disk) {
+		pg_remove(&pg);
+		return NULL;
+	}
+	start_from_template(pg);
+	return pg;
+}
+
+/* Make its files a copy of the primary's, those of a standby. */
+static void copy_primary(struct pg_cluster *pg, const struct pg_cluster *primary)
+{
 	char *basebackup = program("pg_basebackup");
 	const char *const argv[] = {basebackup, "-D", pg->data, "-d", primary->url, "-X", "stream",
 		"-c", "fast", "-R", "--no-sync", NULL};
-	char *lsn;
 
 	must_run(argv, true, pg->log);
 	free(basebackup);
+}
+
+static void start_standby(struct pg_cluster *pg, struct pg_cluster *primary)
+{
+	char *lsn;
+
 	pg_restart(pg);
 	lsn = pg_text(primary, "SELECT pg_current_wal_lsn()");
 	if (!wait_until(pg_int(pg, "SELECT (pg_last_wal_replay_lsn() >= '%s')::int", lsn) == 1,
@@ -256,7 +295,47 @@ struct pg_cluster *pg_standby(struct pg_cluster *primary, const char *const *set
 		bail_out("the standby does not catch up");
 	}
 	free(lsn);
+}
+
+struct pg_cluster *pg_standby(struct pg_cluster *primary, const char *const *settings)
+{
+	struct pg_cluster *pg = new_cluster(settings);
+
+	copy_primary(pg, primary);
+	start_standby(pg, primary);
 	return pg;
+}
+
+void pg_follow(struct pg_cluster *standby, struct pg_cluster *primary)
+{
+	pg_do(standby, "ALTER SYSTEM SET primary_conninfo = '%s'", primary->url);
+	pg_do(standby, "SELECT pg_reload_conf()");
+}
+
+/* False: impossible, for whatever reason; the log says which. */
+static bool rewind_to(struct pg_cluster *old, struct pg_cluster *primary)
+{
+	char *rewind = program("pg_rewind");
+	const char *const argv[] = {rewind, "-D", old->data, "--source-server", primary->url, "-R",
+		"--no-sync", NULL};
+	struct spawn opt = {.log = old->log, .plain_user = true, .dir = "/"};
+	int status;
+
+	pg_do(primary, "CHECKPOINT"); /* until then its control file names the old timeline */
+	status = spawn_run(argv, &opt, START_MS);
+	free(rewind);
+	return status == 0;
+}
+
+void pg_rejoin(struct pg_cluster *old, struct pg_cluster *primary)
+{
+	if (!rewind_to(old, primary)) {
+		must_run((const char *const[]){"find", old->data, "-mindepth", "1", "-delete",
+				 NULL},
+			false, old->log);
+		copy_primary(old, primary);
+	}
+	start_standby(old, primary);
 }
 
 static void forget_connection(struct pg_cluster *pg)
@@ -276,6 +355,11 @@ static void signal_all(const struct pg_cluster *pg, int sig)
 	for (unsigned i = 0; i < n; i++) {
 		(void)kill(pids[i], sig);
 	}
+}
+
+bool pg_runs(const struct pg_cluster *pg)
+{
+	return pg->pid != 0 && !spawn_ended(pg->pid);
 }
 
 void pg_stop(struct pg_cluster *pg, enum pg_mode mode)
@@ -317,6 +401,9 @@ void pg_remove(struct pg_cluster **pgp)
 	for (unsigned i = 0; i < pg->nsettings; i++) {
 		free(pg->settings[i]);
 	}
+	if (pg->own_disk) {
+		disk_remove(pg->data);
+	}
 	must_run((const char *const[]){"rm", "-rf", pg->data, NULL}, false, pg->log);
 	free(pg->dir);
 	free(pg->data);
@@ -331,6 +418,11 @@ void pg_promote(struct pg_cluster *pg)
 	if (pg_int(pg, "SELECT pg_promote(true, 60)::int") != 1) {
 		bail_out("the standby cannot be promoted");
 	}
+}
+
+void pg_promote_soon(struct pg_cluster *pg)
+{
+	pg_do(pg, "SELECT pg_promote(false)");
 }
 
 void pg_freeze(struct pg_cluster *pg)
@@ -441,6 +533,11 @@ const char *pg_url(const struct pg_cluster *pg)
 const char *pg_host(const struct pg_cluster *pg)
 {
 	return pg->dir;
+}
+
+const char *pg_data(const struct pg_cluster *pg)
+{
+	return pg->data;
 }
 
 const char *pg_log(const struct pg_cluster *pg)

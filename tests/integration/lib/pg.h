@@ -2,8 +2,9 @@
 /*
  * pg.h - private PostgreSQL clusters for tests.
  *
- * A cluster lives in the test's scratch directory, listens on a Unix socket there and on nothing
- * else, trusts everyone who reaches the socket, and has one superuser, postgres.  When the test
+ * A cluster lives in the test's scratch directory, listens on a Unix socket there and, unless the
+ * settings say otherwise, on nothing else, trusts everyone who reaches it from this machine, and has
+ * one superuser, postgres.  When the test
  * runs as root the server runs as another user (spawn_user).  It is a direct child of the test and
  * dies with it.  initdb runs once: later clusters are copies of a template, kept in TEST_CACHE if
  * set.
@@ -38,14 +39,32 @@ struct pg_cluster *pg_start(const char *const *settings);
 /* A streaming standby of a running cluster, started and caught up with what was there. */
 struct pg_cluster *pg_standby(struct pg_cluster *primary, const char *const *settings);
 
+/*
+ * A cluster whose files lie on a disk of its own of that many MiB, to be filled with
+ * disk_fill(pg_data(pg)); NULL where such disks cannot be made (disk.h).
+ */
+struct pg_cluster *pg_start_small(const char *const *settings, unsigned mib);
+
 void pg_stop(struct pg_cluster *pg, enum pg_mode mode);
 /* Start a stopped cluster again, with the settings it had. */
 void pg_restart(struct pg_cluster *pg);
+/* False also if it ended by itself; pg_stop before pg_restart all the same. */
+bool pg_runs(const struct pg_cluster *pg);
 /* Stop it at once if it runs, remove its files, set *pg to NULL.  NULL is allowed. */
 void pg_remove(struct pg_cluster **pg);
 
 /* Make a standby the primary; returns when it takes writes. */
 void pg_promote(struct pg_cluster *pg);
+/* The same without waiting for it. */
+void pg_promote_soon(struct pg_cluster *pg);
+
+/* A running standby streams from another primary from now on. */
+void pg_follow(struct pg_cluster *standby, struct pg_cluster *primary);
+/*
+ * What was a primary, and is stopped, becomes a standby of its successor, started and caught up:
+ * pg_rewind undoes what it alone had; if that fails its files are taken anew.
+ */
+void pg_rejoin(struct pg_cluster *old, struct pg_cluster *primary);
 
 /* SIGSTOP and SIGCONT for the server and all its processes: a server that hangs. */
 void pg_freeze(struct pg_cluster *pg);
@@ -55,6 +74,8 @@ void pg_thaw(struct pg_cluster *pg);
 const char *pg_url(const struct pg_cluster *pg);
 /* Directory of the socket: host= of a connection string. */
 const char *pg_host(const struct pg_cluster *pg);
+/* Directory of the files. */
+const char *pg_data(const struct pg_cluster *pg);
 const char *pg_log(const struct pg_cluster *pg);
 pid_t pg_pid(const struct pg_cluster *pg);
 

@@ -13,8 +13,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Milliseconds of CLOCK_MONOTONIC. */
+/* Milliseconds, microseconds of CLOCK_MONOTONIC. */
 int64_t wait_clock_ms(void);
+int64_t wait_clock_us(void);
 
 /* Let some time pass between two looks at a condition. */
 void wait_pause(void);
