@@ -145,8 +145,9 @@ static void test_cluster(void)
 
 static PGconn *through(struct proxy *p, const char *timeout)
 {
-	char *url = scratch_format("host=%s port=%d user=postgres dbname=postgres connect_timeout=%s",
-		proxy_host(p), proxy_port(p), timeout);
+	char *url =
+		scratch_format("host=%s port=%d user=postgres dbname=postgres connect_timeout=%s",
+			proxy_host(p), proxy_port(p), timeout);
 	PGconn *c = PQconnectdb(url);
 
 	free(url);

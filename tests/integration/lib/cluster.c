@@ -20,10 +20,10 @@ struct cluster {
 	bool safe, small_disk;
 };
 
-/* For standbys that follow a new primary at once, primaries that can be rewound, and bounded logs. */
+/* Standbys follow a new primary at once, primaries can be rewound, logs are bounded. */
 static const char *const usual[] = {"wal_log_hints=on", "wal_keep_size=192MB", "max_wal_size=256MB",
-	"wal_retrieve_retry_interval=100ms", "wal_receiver_status_interval=1s", "max_wal_senders=10",
-	"hot_standby=on", NULL};
+	"wal_retrieve_retry_interval=100ms", "wal_receiver_status_interval=1s",
+	"max_wal_senders=10", "hot_standby=on", NULL};
 
 static unsigned add_settings(const char **to, unsigned n, const char *const *from)
 {
@@ -242,7 +242,7 @@ void cluster_hold_replay(struct cluster *c, unsigned i)
 {
 	pg_do(c->pg[i], "SELECT pg_wal_replay_pause()");
 	if (!wait_until(pg_int(c->pg[i],
-			       "SELECT (pg_get_wal_replay_pause_state() = 'paused')::int") == 1,
+				"SELECT (pg_get_wal_replay_pause_state() = 'paused')::int") == 1,
 		    WAIT_MS)) {
 		bail_out("%s does not pause", cluster_name(i));
 	}
@@ -257,8 +257,9 @@ void cluster_set_read_only(struct cluster *c, unsigned i, bool on)
 {
 	pg_do(c->pg[i], "ALTER SYSTEM SET default_transaction_read_only = %s", on ? "on" : "off");
 	pg_do(c->pg[i], "SELECT pg_reload_conf()");
-	if (!wait_until(pg_int(c->pg[i], "SELECT (current_setting('default_transaction_read_only') = "
-					 "'%s')::int",
+	if (!wait_until(pg_int(c->pg[i],
+				"SELECT (current_setting('default_transaction_read_only') = "
+				"'%s')::int",
 				on ? "on" : "off") == 1,
 		    WAIT_MS)) {
 		bail_out("%s does not read its settings", cluster_name(i));

@@ -2,12 +2,12 @@
 /*
  * cluster.h - a PostgreSQL primary with its standbys, and what happens to such in real life.
  *
- * Servers are named a, b, c, …; a is the first primary.  cluster_name of each says its name, so that
- * a statement can ask who runs it:  SELECT current_setting('cluster_name').
+ * Servers are named a, b, c, …; a is the first primary.  cluster_name of each says its name, so
+ * that a statement can ask who runs it:  SELECT current_setting('cluster_name').
  *
  * The test plays the administrator: nothing here is promoted or mended by itself.  With `safe`, a
- * commit is acknowledged when one standby has it as well, and the standby that has most is promoted:
- * what was acknowledged survives the loss of the primary.
+ * commit is acknowledged when one standby has it as well, and the standby that has most is
+ * promoted: what was acknowledged survives the loss of the primary.
  *
  * Single servers are handled by pg.h: pg_stop, pg_freeze, pg_restart, …
  */
@@ -24,7 +24,8 @@ struct cluster_options {
 	unsigned standbys; /* at most CLUSTER_MAX - 1 */
 	bool safe;
 	bool tcp; /* each listens on a loopback address of its own as well, port 5432 */
-	unsigned small_mib; /* size of the disk of the first server, if disks can be made; 0: as usual */
+	unsigned small_mib; /* size of the disk of the first server, if disks can be made; 0: as
+			       usual */
 	const char *const *settings; /* of every server, NULL-terminated; may be NULL */
 };
 
@@ -60,7 +61,8 @@ void cluster_revive(struct cluster *c, unsigned i);
 void cluster_hold_replay(struct cluster *c, unsigned i);
 void cluster_resume_replay(struct cluster *c, unsigned i);
 
-/* The server refuses writes (SQLSTATE 25006), though it is a primary: default_transaction_read_only. */
+/* The server refuses writes (SQLSTATE 25006), though it is a primary:
+ * default_transaction_read_only. */
 void cluster_set_read_only(struct cluster *c, unsigned i, bool on);
 
 /* Every running standby has replayed what the primary has written; false after timeout_ms. */

@@ -90,8 +90,9 @@ static int account(
 	return rc;
 }
 
-int crew_exec(struct crew_worker *w, const char *sql, int nparams, const struct broker_value *params,
-	const struct broker_call *call, struct broker_result **out)
+int crew_exec(struct crew_worker *w, const char *sql, int nparams,
+	const struct broker_value *params, const struct broker_call *call,
+	struct broker_result **out)
 {
 	int64_t start = wait_clock_us();
 	int rc = broker_exec(w->b, sql, nparams, params, call, out);
@@ -135,8 +136,8 @@ struct crew *crew_start(
 	const char *socket, unsigned workers, crew_job *job, struct ledger *ledger, void *arg)
 {
 	const char *given = getenv("CREW_SEED");
-	unsigned seed = given != NULL ? (unsigned)strtoul(given, NULL, 10)
-				      : (unsigned)wait_clock_us();
+	unsigned seed =
+		given != NULL ? (unsigned)strtoul(given, NULL, 10) : (unsigned)wait_clock_us();
 	struct crew *c = calloc(1, sizeof(*c));
 
 	if (c == NULL || workers > CREW_MAX) {
@@ -206,7 +207,8 @@ void crew_stop(struct crew **cp, const char *what)
 	}
 	report(c->board, what);
 	is_int(odd, 0, "%s: workers end as they should", what);
-	if (!is_int(atomic_load(&c->board->surprises), 0, "%s: nobody saw anything unexpected", what)) {
+	if (!is_int(atomic_load(&c->board->surprises), 0, "%s: nobody saw anything unexpected",
+		    what)) {
 		diag("the first: %s", c->board->surprise);
 	}
 	(void)munmap(c->board, sizeof(*c->board));

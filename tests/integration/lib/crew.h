@@ -48,16 +48,17 @@ struct crew;
 
 /* Returns when all are attached.  arg is seen by the forked workers as it is now; what is to change
  * has to be shared memory (crew_shared). */
-struct crew *crew_start(const char *socket, unsigned workers, crew_job *job, struct ledger *ledger,
-	void *arg);
+struct crew *crew_start(
+	const char *socket, unsigned workers, crew_job *job, struct ledger *ledger, void *arg);
 struct crew_board *crew_board(struct crew *c);
 /* Stop all, free c, set it to NULL, check that workers ended well and saw no surprise, and print
  * what they did.  `what` names the crew in checks. */
 void crew_stop(struct crew **c, const char *what);
 
 /* As broker_exec, counted; call->timeout_ms must be set. */
-int crew_exec(struct crew_worker *w, const char *sql, int nparams, const struct broker_value *params,
-	const struct broker_call *call, struct broker_result **out) BROKER_MUST_USE;
+int crew_exec(struct crew_worker *w, const char *sql, int nparams,
+	const struct broker_value *params, const struct broker_call *call,
+	struct broker_result **out) BROKER_MUST_USE;
 /* Begin and commit likewise. */
 int crew_begin(struct crew_worker *w, const struct broker_call *call,
 	struct broker_lease **out) BROKER_MUST_USE;

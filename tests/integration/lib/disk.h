@@ -11,8 +11,8 @@
 
 #include <stdbool.h>
 
-/* Make dir a disk of that size, owned by spawn_user(); the directory is made if need be.  False: not
- * possible here. */
+/* Make dir a disk of that size, owned by spawn_user(); the directory is made if need be.  False:
+ * not possible here. */
 bool disk_make(const char *dir, unsigned mib);
 /* All of it goes away. */
 void disk_remove(const char *dir);

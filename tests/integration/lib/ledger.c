@@ -81,8 +81,8 @@ static void set_note(struct ledger *l, uint32_t number, enum note note)
 
 void ledger_end(struct ledger *l, uint32_t number, const struct broker *b, int rc)
 {
-	enum note failed = rc < 0 && broker_error(b)->outcome == BROKER_UNKNOWN ? NOTE_UNKNOWN
-										: NOTE_FAILED;
+	enum note failed =
+		rc < 0 && broker_error(b)->outcome == BROKER_UNKNOWN ? NOTE_UNKNOWN : NOTE_FAILED;
 
 	set_note(l, number, rc >= 0 ? NOTE_ACKED : failed);
 }
@@ -205,7 +205,8 @@ bool ledger_check(const struct ledger *l, struct pg_cluster *pg, const char *sql
 	diag("%u writes: %u acknowledged, %u failed, %u unknown", c.begun, c.acked, c.failed,
 		c.unknown);
 	if (!good) {
-		const struct entry *e = f.example >= 0 && f.example < n ? &l->entry[f.example] : NULL;
+		const struct entry *e =
+			f.example >= 0 && f.example < n ? &l->entry[f.example] : NULL;
 
 		diag("missing %u, there in spite of a failure %u, there twice %u, nobody's %u",
 			f.missing, f.ghost, f.twice, f.stranger);

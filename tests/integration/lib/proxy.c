@@ -194,7 +194,8 @@ static bool passes(int mode, bool back)
 
 static void serve(struct relay *r, struct link *l, int mode)
 {
-	bool good = (!passes(mode, false) || move(&l->out)) && (!passes(mode, true) || move(&l->back));
+	bool good =
+		(!passes(mode, false) || move(&l->out)) && (!passes(mode, true) || move(&l->back));
 
 	if (!good || (l->out.ended && l->back.ended && l->out.len + l->back.len == 0)) {
 		close_link(r, l, !good);
@@ -343,7 +344,7 @@ static int reserve_port(struct relay *r)
 	return fd;
 }
 
-/* Of the test's descriptors, or others would not see the end of a connection that the test closes. */
+/* Of the test's descriptors: or a connection that the test closes would stay open. */
 static void keep_two(int a, int b)
 {
 	unsigned low = (unsigned)(a < b ? a : b), high = (unsigned)(a < b ? b : a);
@@ -396,7 +397,8 @@ static void wait_done(struct proxy *p)
 	unsigned wanted = atomic_fetch_add(&p->orders->wanted, 1) + 1;
 
 	if (write(p->wake, "", 1) < 0 ||
-		!wait_until(atomic_load(&p->orders->done) == wanted || spawn_ended(p->pid), 30000) ||
+		!wait_until(
+			atomic_load(&p->orders->done) == wanted || spawn_ended(p->pid), 30000) ||
 		atomic_load(&p->orders->done) != wanted) {
 		bail_out("the proxy does not obey");
 	}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * proxy.h - a network that misbehaves, between a broker and a server: a small TCP proxy in a process
- * of its own, on a loopback address and port of its own.
+ * proxy.h - a network that misbehaves, between a broker and a server: a small TCP proxy in a
+ * process of its own, on a loopback address and port of its own.
  *
  * It changes what it does at once and for all connections; a connection that was stalled goes on
  * when it may, with nothing lost, as one does whose lost packets are sent again.
