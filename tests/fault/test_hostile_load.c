@@ -113,7 +113,7 @@ static void test_bell_abuse(struct stage *s)
 static void test_sleeping_lies(struct stage *s)
 {
 	static const uint32_t lies[] = {0, 1, 2, 3, 4, 255, 1u << 31, UINT32_MAX};
-	unsigned answered = 0, each = stage_quick() ? 100 : 1000;
+	unsigned answered = 0, each = stage_quick() ? 100 : 500;
 
 	for (unsigned i = 0; i < array_size(lies); i++) {
 		struct raw r;
@@ -260,7 +260,7 @@ static void send_parts(struct raw *r, struct shm_request *d, const void *bytes, 
 static void test_long_texts(struct stage *s)
 {
 	int64_t rss = broker_rss(stage_broker(s));
-	unsigned n = stage_quick() ? 150 : 1500, served = 0;
+	unsigned n = stage_quick() ? 150 : 500, served = 0;
 	size_t len = 250000;
 	char *sql = malloc(len + 1), *body = malloc(len + 64);
 	struct raw r;
@@ -306,7 +306,7 @@ static void test_giant_bodies(struct stage *s)
 	int64_t rss = broker_rss(stage_broker(s));
 	size_t len = MAX_REQUEST + 16384;
 	char *body = calloc(1, len);
-	unsigned abandoned = stage_quick() ? 50 : 300;
+	unsigned abandoned = stage_quick() ? 50 : 200;
 	struct raw r;
 
 	if (body == NULL) {

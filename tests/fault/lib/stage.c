@@ -31,6 +31,8 @@
 
 /* The slowest call of the witness, on a machine where everything shares two processors. */
 #define SLOWEST_MS 5000
+/* What a pool opens by itself, unless its database is SQLite: max_size of config.def. */
+#define CONNECTIONS 10
 /* What the broker may keep for its own use after it was attacked. */
 #define RSS_GROWTH (24 << 20)
 
@@ -337,6 +339,10 @@ static void set_up(struct stage *s)
 	}
 	warm_up(s, b);
 	broker_detach(&b);
+	if (s->db != STAGE_SQLITE &&
+		!wait_until(stage_metric(s, "broker_connections_created_total") >= CONNECTIONS, 20000)) {
+		bail_out("the pool does not open its connections");
+	}
 }
 
 struct stage *stage_open(enum stage_database db, const char *const *settings)

@@ -4,22 +4,24 @@
 
 #include <time.h>
 
-int64_t wait_clock_us(void)
+int64_t wait_clock_ms(void)
 {
 	struct timespec ts;
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
-int64_t wait_clock_ms(void)
+#define LONGEST_NS 3000000L
+
+void wait_pause_before(unsigned n)
 {
-	return wait_clock_us() / 1000;
+	struct timespec ts = {.tv_nsec = n < 6 ? 50000L << n : LONGEST_NS};
+
+	(void)nanosleep(&ts, NULL);
 }
 
 void wait_pause(void)
 {
-	struct timespec ts = {.tv_nsec = 3000000};
-
-	(void)nanosleep(&ts, NULL);
+	wait_pause_before(~0u);
 }

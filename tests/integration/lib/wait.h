@@ -4,8 +4,8 @@
  *
  *     ok(wait_until(pg_int(pg, "SELECT count(*) FROM item") == 3, 5000), "three rows arrive");
  *
- * The condition is evaluated at least once, then every few milliseconds, and once more after the
- * time is over.
+ * The condition is evaluated at least once, then again and again, first after 50 microseconds, in the
+ * end every few milliseconds, and once more after the time is over.
  */
 #ifndef IT_WAIT_H
 #define IT_WAIT_H
@@ -13,20 +13,22 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Milliseconds, microseconds of CLOCK_MONOTONIC. */
+/* Milliseconds of CLOCK_MONOTONIC. */
 int64_t wait_clock_ms(void);
-int64_t wait_clock_us(void);
 
-/* Let some time pass between two looks at a condition. */
+/* Let some time pass between two looks at a condition: a few milliseconds, or, before the n-th look,
+ * what is reasonable then. */
 void wait_pause(void);
+void wait_pause_before(unsigned n);
 
 /* True as soon as cond holds; false if it did not within ms milliseconds. */
 #define wait_until(cond, ms)                                                                       \
 	({                                                                                         \
 		int64_t wait_end_ = wait_clock_ms() + (ms);                                        \
+		unsigned wait_n_ = 0;                                                              \
 		bool wait_met_ = (cond);                                                           \
 		while (!wait_met_ && wait_clock_ms() < wait_end_) {                                \
-			wait_pause();                                                              \
+			wait_pause_before(wait_n_++);                                              \
 			wait_met_ = (cond);                                                        \
 		}                                                                                  \
 		wait_met_;                                                                         \
