@@ -4,15 +4,20 @@
 
 #include <time.h>
 
-int64_t wait_clock_ms(void)
+#define LONGEST_NS 3000000L
+
+int64_t wait_clock_us(void)
 {
 	struct timespec ts;
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+	return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
 }
 
-#define LONGEST_NS 3000000L
+int64_t wait_clock_ms(void)
+{
+	return wait_clock_us() / 1000;
+}
 
 void wait_pause_before(unsigned n)
 {

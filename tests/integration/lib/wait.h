@@ -13,8 +13,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Milliseconds of CLOCK_MONOTONIC. */
+/* Milliseconds, microseconds of CLOCK_MONOTONIC. */
 int64_t wait_clock_ms(void);
+int64_t wait_clock_us(void);
 
 /* Let some time pass between two looks at a condition: a few milliseconds, or, before the n-th look,
  * what is reasonable then. */
