@@ -4,7 +4,9 @@
  *
  *   driver_pg.c    the vtable, and small entries of it
  *   pg_server.c    url and pool options -> what libpq is given; one per pool and server
- *   pg_connect.c   resolving, connecting, polling the socket, losing and closing a connection
+ *   pg_dial.c      resolving and connecting
+ *   pg_connect.c   connecting, polling the socket, losing and closing a connection
+ *   pg_probe.c     asking a server what it is
  *   pg_pipeline.c  sending: requests become steps
  *   pg_result.c    answering: steps become the ends of requests
  *   pg_copy.c      COPY, outside the pipeline
@@ -28,8 +30,8 @@
  *
  * Life of struct pg_backend (phase; pg_set_phase is the only writer):
  *
- *   RESOLVE --> CONNECT --> OPEN --> GONE     RESOLVE is skipped if there is nothing to resolve
- *      +-----------+-----------------^
+ *   CONNECT --> OPEN --> GONE
+ *      +-----------------^
  *
  * GONE: conn and pg_backend have parted; the memory stays until libuv has closed the handles.  All
  * callbacks into the core may end in close(), so after each one `pg->c == NULL` is looked at.
@@ -79,7 +81,6 @@ struct pg_server {
 };
 
 enum pg_phase {
-	PG_RESOLVE,
 	PG_CONNECT,
 	PG_OPEN,
 	PG_GONE,
@@ -136,11 +137,14 @@ enum pg_cancel_state {
 	PG_CANCEL_SETTLING, /* SETTLE is in the FIFO */
 };
 
-/* Handle of the socket; apart from pg_backend since libpq may change the socket while it connects.
+typedef void pg_socket_ready_fn(void *owner, int status, int events);
+
+/* Handle of the socket; apart from its owner since libpq may change the socket while it connects.
  */
 struct pg_socket {
 	uv_poll_t poll;
-	struct pg_backend *pg;
+	pg_socket_ready_fn *ready;
+	void *owner;
 	int fd;
 	int events; /* UV_READABLE | UV_WRITABLE that are polled */
 };
@@ -151,11 +155,31 @@ struct pg_targets {
 	unsigned count;
 };
 
+struct pg_lookup;
+
+/* A connection on its way. */
+struct pg_dial {
+	/* set by the caller */
+	struct pg_server *server;
+	const char *application; /* application_name unless the url names one, NULL: the usual */
+	/* From the loop: pq is open and with its socket the caller's to take; or it is NULL and why
+	 * says why.  May free the dial. */
+	void (*done)(struct pg_dial *d);
+
+	PGconn *pq;
+	struct pg_socket *socket;
+	char sqlstate[6];
+	char why[PG_TEXT_MAX];
+	unsigned host; /* being resolved */
+	struct pg_lookup *lookup; /* NULL: no question to the resolver */
+	struct pg_targets targets;
+};
+
 struct pg_backend {
 	struct conn *c; /* NULL: GONE */
 	struct pg_server *server;
 	PGconn *pq;
-	unsigned refs; /* the phase, the timer, the resolver */
+	unsigned refs; /* the phase, the timer */
 	enum pg_phase phase;
 	struct pg_socket *socket; /* NULL: libpq has none, or it is closed */
 	uv_timer_t timer; /* connect timeout; fires at once when `broken` */
@@ -170,11 +194,7 @@ struct pg_backend {
 	char why_sqlstate[6];
 	char why[PG_TEXT_MAX];
 
-	/* RESOLVE */
-	uv_getaddrinfo_t resolver;
-	bool resolving;
-	unsigned host; /* being resolved */
-	struct pg_targets targets;
+	struct pg_dial dial; /* CONNECT */
 
 	/* FIFO of steps, a ring of a power of two */
 	struct pg_step *steps;
@@ -231,6 +251,19 @@ int pg_server_open(struct io *io, const struct config_server *server,
 void pg_server_close(void *priv);
 void pg_server_hold(struct pg_server *s);
 void pg_server_put(struct pg_server *s);
+
+/* -- pg_dial.c --------------------------------------------------------------------------------- */
+
+/* False: it is over already, why says why, and done is not called. */
+bool pg_dial_start(struct pg_dial *d);
+/* Give up; also what is left of an ended one.  It may be started again. */
+void pg_dial_stop(struct pg_dial *d);
+
+/* Who is told of events from now on. */
+void pg_socket_give(struct pg_socket *s, pg_socket_ready_fn *ready, void *owner);
+/* Events to poll for; s may be NULL. */
+void pg_socket_poll(struct pg_socket *s, int events);
+void pg_socket_close(struct pg_socket **s);
 
 /* -- pg_connect.c ------------------------------------------------------------------------------ */
 
