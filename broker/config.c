@@ -2,17 +2,15 @@
 /*
  * config.c - see config.h.
  *
- * Drives a draft (draft.h) through its layers, checks what belongs together, makes the immutable
- * object of it, and prints.
+ * Drives a draft (draft.h) through its layers and checks, makes the immutable object of it, and
+ * prints.
  */
 #include "config.h"
 
 #include "draft.h"
 
 #include <errno.h>
-#include <grp.h>
-#include <libpq-fe.h>
-#include <pwd.h>
+#include <inttypes.h>
 #include <sched.h>
 #include <string.h>
 
@@ -51,247 +49,6 @@ static void add_defaults(struct draft *d)
 }
 
 /* ------------------------------------------------------------------------------------------------
- * What belongs together
- */
-
-static bool applies(const struct option *o, enum option_driver driver)
-{
-	return o->driver == OPTION_ANY || driver == OPTION_ANY || driver == OPTION_FAKE ||
-	       o->driver == driver;
-}
-
-/* Options that the database of this section has no use for. */
-static void check_driver(struct draft *d, struct draft_section *s, enum option_driver driver)
-{
-	char where[DRAFT_WHERE_MAX];
-
-	for (unsigned i = 0; i < option_count; i++) {
-		const struct option *o = &option_table[i];
-
-		if (o->section == s->kind && !applies(o, driver) &&
-			draft_place(s, o->key) != NULL) {
-			draft_mistake(d, draft_blame(s, o->key, where, sizeof(where)),
-				"means nothing with %s; remove it",
-				driver == OPTION_SQLITE ? "SQLite" : "PostgreSQL");
-		}
-	}
-}
-
-/* libpq's complaint without the text it complains of, which may hold a password. */
-static void check_conninfo(struct draft *d, struct draft_section *s)
-{
-	static const char *const harmless[] = {
-		"invalid connection option \"", "invalid URI query parameter: \""};
-	char *text = NULL, where[DRAFT_WHERE_MAX];
-	PQconninfoOption *options = PQconninfoParse(s->v.server.url, &text);
-
-	if (options == NULL && text != NULL) {
-		bool quote = false;
-
-		for (unsigned i = 0; i < array_size(harmless); i++) {
-			quote = quote || strncmp(text, harmless[i], strlen(harmless[i])) == 0;
-		}
-		text[quote ? strcspn(text, "\n") : strcspn(text, "\"\n")] = '\0';
-		draft_mistake(d, draft_blame(s, "url", where, sizeof(where)),
-			"libpq cannot read it: %s", text);
-	}
-	PQfreemem(text);
-	PQconninfoFree(options);
-}
-
-static void check_server(struct draft *d, struct draft_section *s)
-{
-	const char *url = s->v.server.url;
-	enum option_driver driver = option_driver_of(url);
-	char where[DRAFT_WHERE_MAX];
-
-	if (draft_place(s, "url") == NULL && url == NULL) {
-		draft_mistake(d, draft_blame(s, "url", where, sizeof(where)),
-			"is missing; say where the database is, as in sqlite:data.db");
-		return;
-	}
-	draft_blame(s, "url", where, sizeof(where));
-	if (url == NULL) {
-		return; /* reported where it was given */
-	}
-	if (driver == OPTION_ANY) {
-		draft_mistake(d, where,
-			"unknown kind of database; write postgresql://..., host=... dbname=..., or "
-			"sqlite:PATH");
-	} else if (driver == OPTION_SQLITE && url[7] == '\0') {
-		draft_mistake(d, where, "needs the path of a file, as in sqlite:data.db");
-	} else if (driver == OPTION_PG) {
-		check_conninfo(d, s);
-	}
-	check_driver(d, s, driver);
-}
-
-static void check_pool_servers(struct draft *d, struct draft_section *s)
-{
-	struct config_pool *p = &s->v.pool;
-	struct draft_section *first = NULL;
-	char where[DRAFT_WHERE_MAX];
-
-	draft_blame(s, "servers", where, sizeof(where));
-	if (p->nservers == 0 && draft_place(s, "servers") == NULL) {
-		draft_mistake(d, where,
-			"is missing; name the servers of this pool, as in servers = local");
-	}
-	for (unsigned i = 0; i < p->nservers; i++) {
-		struct draft_section *server = draft_find(d, OPTION_SERVER, p->servers[i]);
-
-		for (unsigned j = 0; j < i; j++) {
-			if (strcmp(p->servers[i], p->servers[j]) == 0) {
-				draft_mistake(d, where, "names '%s' twice", p->servers[i]);
-			}
-		}
-		if (server == NULL) {
-			draft_mistake(d, where,
-				"there is no [server %s]; define it or correct the name",
-				p->servers[i]);
-		} else if (first == NULL) {
-			first = server;
-		} else if (option_driver_of(server->v.server.url) !=
-			   option_driver_of(first->v.server.url)) {
-			draft_mistake(d, where, "'%s' and '%s' are databases of different kinds",
-				first->name, server->name);
-		}
-	}
-	if (first != NULL) {
-		check_driver(d, s, option_driver_of(first->v.server.url));
-	}
-}
-
-static void check_pool(struct draft *d, struct draft_section *s)
-{
-	struct config_pool *p = &s->v.pool;
-	char where[DRAFT_WHERE_MAX];
-
-	check_pool_servers(d, s);
-	if (p->min_idle > p->max_size) {
-		bool min = draft_place(s, "min_idle") != NULL;
-
-		draft_mistake(d,
-			draft_blame(s, min ? "min_idle" : "max_size", where, sizeof(where)),
-			"min_idle %lld is more than max_size %lld; lower the one or raise the "
-			"other",
-			(long long)p->min_idle, (long long)p->max_size);
-	}
-	if (p->password[0] != '\0' && p->passfile[0] != '\0') {
-		draft_mistake(d, draft_blame(s, "passfile", where, sizeof(where)),
-			"password is set as well; keep one of the two");
-	}
-}
-
-/* Who: "user" or "group". */
-static bool account_exists(const char *name, bool group)
-{
-	if (name[strspn(name, "0123456789")] == '\0') {
-		return true;
-	}
-	return group ? getgrnam(name) != NULL : getpwnam(name) != NULL;
-}
-
-static void check_accounts(struct draft *d, const char *key, const char *list, bool group)
-{
-	struct draft_section *s = d->sections[0];
-	char where[DRAFT_WHERE_MAX], *copy = draft_keep(d, list), *state = NULL;
-
-	for (char *w = copy != NULL ? strtok_r(copy, ", \t", &state) : NULL; w != NULL;
-		w = strtok_r(NULL, ", \t", &state)) {
-		if (!(strcmp(w, "*") == 0 && !group) && !account_exists(w, group)) {
-			draft_mistake(d, draft_blame(s, key, where, sizeof(where)),
-				"there is no %s '%s' on this system", group ? "group" : "user", w);
-		}
-	}
-	free(copy);
-}
-
-static void check_broker(struct draft *d)
-{
-	struct config_broker *b = &d->sections[0]->v.broker;
-	char where[DRAFT_WHERE_MAX];
-
-	check_accounts(d, "allow_users", b->allow_users, false);
-	check_accounts(d, "allow_groups", b->allow_groups, true);
-	check_accounts(d, "monitor_group", b->monitor_group, true);
-	if (b->max_workers_per_uid > b->max_workers) {
-		draft_mistake(d,
-			draft_blame(d->sections[0], "max_workers_per_uid", where, sizeof(where)),
-			"%lld is more than max_workers %lld", (long long)b->max_workers_per_uid,
-			(long long)b->max_workers);
-	}
-}
-
-static bool server_used(const struct draft *d, const char *name)
-{
-	for (unsigned i = 0; i < d->nsections; i++) {
-		const struct draft_section *s = d->sections[i];
-
-		for (unsigned j = 0; s->kind == OPTION_POOL && j < s->v.pool.nservers; j++) {
-			if (strcmp(s->v.pool.servers[j], name) == 0) {
-				return true;
-			}
-		}
-	}
-	return false;
-}
-
-/* Where any option of the section was given, or NULL. */
-static const char *any_place(const struct draft_section *s)
-{
-	for (unsigned i = 0; i < option_count; i++) {
-		const struct option *o = &option_table[i];
-		const char *where = o->section == s->kind ? draft_place(s, o->key) : NULL;
-
-		if (where != NULL) {
-			return where;
-		}
-	}
-	return NULL;
-}
-
-/* A server without a pool would be silently useless; the built-in one leaves by itself. */
-static void check_unused(struct draft *d)
-{
-	unsigned kept = 0;
-	char t[80];
-
-	for (unsigned i = 0; i < d->nsections; i++) {
-		struct draft_section *s = d->sections[i];
-
-		if (s->kind == OPTION_SERVER && !server_used(d, s->name)) {
-			const char *where = s->where != NULL ? s->where : any_place(s);
-
-			if (where == NULL) {
-				draft_section_free(s);
-				continue;
-			}
-			draft_mistake(d, where,
-				"%s is in the servers of no pool; add it to one or remove it",
-				draft_title(s, t, sizeof(t)));
-		}
-		d->sections[kept++] = s;
-	}
-	d->nsections = kept;
-}
-
-static void check_all(struct draft *d)
-{
-	check_broker(d);
-	check_unused(d);
-	for (unsigned i = 1; i < d->nsections; i++) {
-		struct draft_section *s = d->sections[i];
-
-		if (s->kind == OPTION_SERVER) {
-			check_server(d, s);
-		} else {
-			check_pool(d, s);
-		}
-	}
-}
-
-/* ------------------------------------------------------------------------------------------------
  * The result
  */
 
@@ -305,20 +62,35 @@ static int64_t usable_processors(void)
 	return CPU_COUNT(&set);
 }
 
+static int64_t between(int64_t least, int64_t v, int64_t most)
+{
+	return v < least ? least : v > most ? most : v;
+}
+
+static void resolve_pool(const struct draft_section *s, struct config_pool *p)
+{
+	p->min_idle = p->min_idle < 0 ? p->max_size : p->min_idle;
+	p->readers = p->readers != 0 ? p->readers : between(2, usable_processors(), 8);
+	if (p->validation_timeout < 0) {
+		p->validation_timeout =
+			between(CONFIG_LEAST_VALIDATION, p->acquire_timeout / 2, 5000);
+	}
+	if (draft_place(s, "keepalive_time") == NULL && p->max_lifetime != 0 &&
+		p->keepalive_time >= p->max_lifetime) {
+		p->keepalive_time = 0;
+	}
+}
+
 /* Values that mean "depends" become the value they depend on. */
 static void resolve(struct draft *d)
 {
 	struct config_broker *b = &d->sections[0]->v.broker;
-	int64_t n = usable_processors();
 
 	b->max_workers_per_uid =
 		b->max_workers_per_uid == 0 ? b->max_workers : b->max_workers_per_uid;
 	for (unsigned i = 1; i < d->nsections; i++) {
-		struct config_pool *p = &d->sections[i]->v.pool;
-
 		if (d->sections[i]->kind == OPTION_POOL) {
-			p->min_idle = p->min_idle < 0 ? p->max_size : p->min_idle;
-			p->readers = p->readers != 0 ? p->readers : n < 2 ? 2 : n > 8 ? 8 : n;
+			resolve_pool(d->sections[i], &d->sections[i]->v.pool);
 		}
 	}
 }
@@ -400,7 +172,7 @@ int config_load(const char *path, char *const *env, const struct config_override
 		draft_load_variable(&d, *env);
 	}
 	if (!d.out_of_memory) {
-		check_all(&d);
+		draft_check(&d);
 	}
 	r = finish(&d, out);
 	for (unsigned i = 0; i < d.nsections; i++) {
@@ -459,6 +231,40 @@ const struct config_server *config_server(const struct config *c, const char *na
 	return NULL;
 }
 
+static bool uses(const struct config_pool *p, const char *server)
+{
+	for (unsigned i = 0; i < p->nservers; i++) {
+		if (strcmp(p->servers[i], server) == 0) {
+			return true;
+		}
+	}
+	return false;
+}
+
+void config_advise(const struct config *c, void (*tell)(const char *text))
+{
+	char text[256];
+
+	for (unsigned i = 0; i < c->nservers; i++) {
+		const struct config_server *s = &c->servers[i];
+		int64_t sum = 0;
+
+		for (unsigned k = 0; k < c->npools; k++) {
+			sum += uses(&c->pools[k], s->name)
+				       ? c->pools[k].max_size + c->pools[k].max_overflow
+				       : 0;
+		}
+		if (s->max_connections > 0 && sum > s->max_connections) {
+			snprintf(text, sizeof(text),
+				"server %s: its pools may want %" PRId64
+				" connections (max_size and max_overflow), max_connections allows "
+				"%" PRId64,
+				s->name, sum, s->max_connections);
+			tell(text);
+		}
+	}
+}
+
 /* ------------------------------------------------------------------------------------------------
  * Printing
  */
@@ -489,7 +295,7 @@ static void print_section(enum option_section kind, const char *name, const void
 	for (unsigned i = 0; i < option_count; i++) {
 		const struct option *o = &option_table[i];
 
-		if (o->section != kind || !applies(o, driver)) {
+		if (o->section != kind || !option_applies(o, driver)) {
 			continue;
 		}
 		print_wrapped(o->help, "# ", f);
@@ -513,7 +319,10 @@ void config_print(const struct config *c, FILE *f)
 		const struct config_pool *p = &c->pools[i];
 
 		print_section(OPTION_POOL, p->name, p,
-			option_driver_of(config_server(c, p->servers[0])->url), f);
+			p->fallback != FALLBACK_OFF
+				? OPTION_ANY
+				: option_driver_of(config_server(c, p->servers[0])->url),
+			f);
 	}
 }
 

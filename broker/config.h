@@ -14,12 +14,13 @@
  *
  * Everything in struct config is owned by it and constant after config_load.  Strings are never NULL;
  * an empty one is not set.  Values that mean "depends" (min_idle -1, readers 0,
- * max_workers_per_uid 0) are replaced by what they depend on.
+ * max_workers_per_uid 0, validation_timeout -1) are replaced by what they depend on.
  */
 #ifndef BROKER_CONFIG_H
 #define BROKER_CONFIG_H
 
 #include "check.h"
+#include "failover.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -49,23 +50,57 @@ struct config_server {
 	char *url; /* postgresql://… or a libpq "key=value" string, sqlite:PATH, sqlite::memory:, fake: */
 	int64_t max_connections; /* over all pools; 0 = no limit of its own */
 	int64_t connect_timeout; /* milliseconds */
+	int64_t health_interval; /* milliseconds */
+	int64_t health_timeout; /* milliseconds */
+	int64_t health_down_after; /* probes */
+	int64_t health_up_after; /* probes */
+};
+
+enum leak_action {
+	LEAK_LOG,
+	LEAK_ROLLBACK,
 };
 
 struct config_pool {
 	char *name;
 	char **servers; /* names, in order of preference */
-	unsigned nservers;
+	unsigned nservers; /* at most FAILOVER_MAX_SERVERS */
+	enum read_from read_from;
+	int64_t max_lag; /* milliseconds, 0 = any */
+	enum fallback fallback; /* not off: the last server is on SQLite, the others are not */
+	char **mirror; /* tables, empty without fallback */
+	unsigned nmirror;
+	int64_t mirror_interval; /* milliseconds */
 	char *database; /* overrides what the url says; PostgreSQL only */
 	char *user;
 	char *password; /* secret */
 	char *passfile;
-	int64_t max_size;
+	int64_t max_size; /* connections to each server */
 	int64_t min_idle; /* -1 = max_size */
+	int64_t max_overflow; /* beyond max_size */
+	int64_t guaranteed; /* of each server's max_connections; <= max_size */
+	int64_t max_per_uid; /* connections, 0 = no limit */
+	int64_t max_per_tag; /* connections, 0 = no limit */
+	int64_t max_connecting; /* to each server */
+	int64_t connect_backoff; /* milliseconds, <= connect_backoff_max */
+	int64_t connect_backoff_max; /* milliseconds */
+	int64_t init_fail_timeout; /* milliseconds, 0 = start in any case */
 	int64_t readers; /* SQLite: reader threads */
 	int64_t acquire_timeout; /* milliseconds */
+	int64_t batch_patience; /* milliseconds */
+	int64_t queue_notify; /* milliseconds, 0 = never */
 	int64_t busy_timeout; /* SQLite, milliseconds */
 	int64_t idle_timeout; /* milliseconds, 0 = never */
 	int64_t max_lifetime; /* milliseconds, 0 = for ever */
+	int64_t keepalive_time; /* milliseconds, 0 = never; < max_lifetime, if that is not 0 */
+	int64_t validate_after_idle; /* milliseconds, 0 = always, -1 = never */
+	int64_t validation_timeout; /* milliseconds; < acquire_timeout, or the least */
+	int64_t leak_threshold; /* milliseconds, 0 = never */
+	enum leak_action leak_action;
+	int64_t idle_tx_timeout; /* milliseconds, 0 = never */
+	int64_t query_timeout; /* milliseconds, 0 = never */
+	int64_t transaction_timeout; /* milliseconds, 0 = never */
+	int64_t cancel_wait_timeout; /* milliseconds */
 	int64_t max_prepared; /* prepared statements per connection, 0 = off */
 	int64_t max_pipeline; /* read-only statements in flight on one shared connection */
 	int64_t slow_threshold; /* milliseconds; slower statements go to the slow-query ring; -1 = never */
@@ -83,6 +118,8 @@ struct config {
 	char *source; /* the file read, or NULL */
 };
 
+#define CONFIG_LEAST_VALIDATION 250 /* least validation_timeout, allowed with any acquire_timeout */
+
 /* One override from the command line, as "section.key=value" or "section NAME.key=value". */
 struct config_override {
 	const char *text;
@@ -97,6 +134,9 @@ struct config_override {
 int config_load(const char *path, char *const *env, const struct config_override *over, size_t nover,
 	struct config **out, char *err, size_t errlen) must_use;
 void config_free(struct config *c);
+
+/* What is allowed but hardly meant, a sentence at a time. */
+void config_advise(const struct config *c, void (*tell)(const char *text));
 
 /* Index of a pool, or -1. */
 int config_pool_index(const struct config *c, const char *name);

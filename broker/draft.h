@@ -16,7 +16,7 @@
 
 #define DRAFT_NAME_MAX 40 /* "server " and a name fit inih's buffer for sections */
 #define DRAFT_WHERE_MAX 300
-#define DRAFT_MAX_OPTIONS 64
+#define DRAFT_MAX_OPTIONS 128
 
 enum draft_layer { LAYER_DEFAULT, LAYER_FILE, LAYER_SET, LAYER_ENV, LAYER_COUNT };
 
@@ -73,5 +73,9 @@ bool draft_parse_title(
 void draft_load_file(struct draft *d, const char *path, char *const *env);
 void draft_load_override(struct draft *d, const char *text);
 void draft_load_variable(struct draft *d, const char *entry);
+
+/* Look for what contradicts itself, is missing or has no effect; drops a built-in server that no
+ * pool uses. */
+void draft_check(struct draft *d);
 
 #endif

@@ -6,6 +6,27 @@
 #include <string.h>
 #include <strings.h>
 
+/*
+ * "pool.main.max_size=5" with a dot where a blank belongs: say what was meant, but no value that may
+ * be a secret.  left: what precedes the '='.
+ */
+static bool hint_blank(struct draft *d, const char *where, const char *left, const char *value)
+{
+	enum option_section kind = strncmp(left, "pool.", 5) == 0 ? OPTION_POOL : OPTION_SERVER;
+	const char *word = option_section_name(kind);
+	const char *name = left + strlen(word) + 1, *key;
+	const struct option *o;
+
+	if (strncmp(left, word, strlen(word)) != 0 || name[-1] != '.' ||
+		(key = strrchr(name, '.')) == NULL) {
+		return false;
+	}
+	o = option_find(kind, key + 1);
+	draft_mistake(d, where, "a blank precedes a name; write '%s %s=%s'", word, name,
+		o != NULL && o->type < OPTION_STRING ? value : "...");
+	return true;
+}
+
 void draft_load_override(struct draft *d, const char *text)
 {
 	char where[DRAFT_WHERE_MAX];
@@ -20,6 +41,10 @@ void draft_load_override(struct draft *d, const char *text)
 	snprintf(where, sizeof(where), "--set '%.*s'", (int)strcspn(text, "="), text);
 	if (dot == NULL) {
 		draft_mistake(d, where, "write section.option=value, as in 'pool main.max_size=4'");
+		free(left);
+		return;
+	}
+	if (hint_blank(d, where, left, equal + 1)) {
 		free(left);
 		return;
 	}

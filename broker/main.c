@@ -276,9 +276,17 @@ static int serve(const struct arguments *a, const struct config *cfg)
 	return broker_main(cfg, &start);
 }
 
+static void advise(const char *text)
+{
+	log_warning("%s", text);
+}
+
 static int with_config(const struct arguments *a, const struct config *cfg, int argc, char **argv)
 {
 	check(log_setup(cfg->broker.log_level, cfg->broker.log_format));
+	if (a->action != ACTION_PRINT_CONFIG) {
+		config_advise(cfg, advise);
+	}
 	switch (a->action) {
 	case ACTION_RUN:
 		return run(a, cfg, argc, argv);

@@ -23,14 +23,25 @@
 #define MEMBER_SECRET char *
 #define MEMBER_URL char *
 #define MEMBER_LIST char **
+#define MEMBER_ENUM unsigned
 
 /* A member of another type than its option would be overwritten with garbage. */
 #define OPTION(sec, key, type, def, min, max, also, unit, driver, help)                            \
-	_Static_assert(                                                                            \
-		__builtin_types_compatible_p(__typeof__(((STRUCT_##sec *)0)->key), MEMBER_##type), \
+	_Static_assert(OPTION_##type == OPTION_ENUM                                                \
+			       ? sizeof(((STRUCT_##sec *)0)->key) == sizeof(unsigned)              \
+			       : __builtin_types_compatible_p(                                     \
+					 __typeof__(((STRUCT_##sec *)0)->key), MEMBER_##type),     \
 		"type of " #key);
 #include "config.def"
 #undef OPTION
+
+/* The count of a list stands behind it. */
+#define LIST_COUNT(list, count)                                                                    \
+	_Static_assert(offsetof(struct config_pool, count) ==                                      \
+			       offsetof(struct config_pool, list) + sizeof(char **),               \
+		"count of " #list)
+LIST_COUNT(servers, nservers);
+LIST_COUNT(mirror, nmirror);
 
 const struct option option_table[] = {
 #define OPTION(sec, key, type, def, min, max, also, unit, driver, help)                            \
@@ -103,6 +114,12 @@ enum option_driver option_driver_of(const char *url)
 		return OPTION_PG;
 	}
 	return OPTION_ANY;
+}
+
+bool option_applies(const struct option *o, enum option_driver driver)
+{
+	return o->driver == OPTION_ANY || driver == OPTION_ANY || driver == OPTION_FAKE ||
+	       o->driver == driver;
 }
 
 /* Edits (insert, delete, replace) that turn a into b; words longer than the row count as far. */
@@ -255,20 +272,32 @@ static int parse_number(
 	return 0;
 }
 
-/* words: separated by | */
-static bool is_one_of(const char *words, const char *text)
+/* Number of the word, or -1.  words: separated by | */
+static int word_index(const char *words, const char *text)
 {
 	size_t len = strlen(text);
+	int i = 0;
 
-	for (const char *w = words; *w != '\0'; w += w[0] == '|') {
+	for (const char *w = words; *w != '\0'; w += w[0] == '|', i++) {
 		size_t n = strcspn(w, "|");
 
 		if (n == len && strncmp(w, text, n) == 0) {
-			return true;
+			return i;
 		}
 		w += n;
 	}
-	return false;
+	return -1;
+}
+
+/* The word of that number, which there is; *len gets its length. */
+static const char *word_at(const char *words, unsigned i, size_t *len)
+{
+	for (; i > 0; i--) {
+		words += strcspn(words, "|");
+		words += *words == '|';
+	}
+	*len = strcspn(words, "|");
+	return words;
 }
 
 static int replace(char **member, const char *text)
@@ -283,14 +312,20 @@ static int replace(char **member, const char *text)
 	return 0;
 }
 
-static int parse_choice(
-	const struct option *o, const char *text, char **out, char *why, size_t whylen)
+static int parse_word(
+	const struct option *o, const char *text, void *member, char *why, size_t whylen)
 {
-	if (!is_one_of(o->unit, text)) {
+	int i = word_index(o->unit, text);
+
+	if (i < 0) {
 		snprintf(why, whylen, "'%s' is none of %s", text, o->unit);
 		return -EINVAL;
 	}
-	return replace(out, text);
+	if (o->type == OPTION_CHOICE) {
+		return replace(member, text);
+	}
+	*(unsigned *)member = (unsigned)i;
+	return 0;
 }
 
 /*
@@ -349,9 +384,20 @@ static void free_list(char **list, unsigned n)
 	free(list);
 }
 
-/* The only list is that of a pool's servers. */
-static int parse_list(const struct option *o, const char *text, struct config_pool *pool, char *why,
-	size_t whylen)
+static unsigned *list_count(char ***list)
+{
+	return (unsigned *)(void *)(list + 1);
+}
+
+static void set_list(char ***member, char **list, unsigned n)
+{
+	free_list(*member, *list_count(member));
+	*member = list;
+	*list_count(member) = n;
+}
+
+static int parse_list(
+	const struct option *o, const char *text, char ***member, char *why, size_t whylen)
 {
 	static const char separators[] = ", \t";
 	int r = check_text(o, text, why, whylen);
@@ -377,14 +423,12 @@ static int parse_list(const struct option *o, const char *text, struct config_po
 		n++;
 		p += len;
 	}
-	if (n == 0) {
+	if (n == 0 && o->min > 0) {
 		free(list);
 		snprintf(why, whylen, "the value is missing");
 		return -EINVAL;
 	}
-	free_list(pool->servers, pool->nservers);
-	pool->servers = list;
-	pool->nservers = n;
+	set_list(member, list, n);
 	return 0;
 }
 
@@ -399,14 +443,15 @@ int option_parse(const struct option *o, const char *text, void *section, char *
 	case OPTION_KIB:
 	case OPTION_OCTAL:
 		return parse_number(o, text, member, why, whylen);
+	case OPTION_ENUM:
 	case OPTION_CHOICE:
-		return parse_choice(o, text, member, why, whylen);
+		return parse_word(o, text, member, why, whylen);
 	case OPTION_STRING:
 	case OPTION_SECRET:
 	case OPTION_URL:
 		return parse_text(o, text, member, why, whylen);
 	case OPTION_LIST:
-		return parse_list(o, text, section, why, whylen);
+		return parse_list(o, text, member, why, whylen);
 	}
 	return -EINVAL;
 }
@@ -416,11 +461,7 @@ void option_clear(const struct option *o, void *section)
 	void *member = (char *)section + o->offset;
 
 	if (o->type == OPTION_LIST) {
-		struct config_pool *pool = section;
-
-		free_list(pool->servers, pool->nservers);
-		pool->servers = NULL;
-		pool->nservers = 0;
+		set_list(member, NULL, 0);
 	} else if (o->type >= OPTION_STRING) {
 		free(*(char **)member);
 		*(char **)member = NULL;
@@ -435,32 +476,41 @@ static void print_url(const char *url, FILE *f)
 	free(masked);
 }
 
+static void print_list(char *const *list, unsigned n, FILE *f)
+{
+	for (unsigned i = 0; i < n; i++) {
+		fprintf(f, "%s%s", i > 0 ? ", " : "", list[i]);
+	}
+}
+
 void option_print_value(const struct option *o, const void *section, FILE *f)
 {
-	const void *member = (const char *)section + o->offset;
-	const struct config_pool *pool = section;
+	/* read only, but list_count is for writers, too */
+	void *member = (char *)(uintptr_t)section + o->offset;
 	const char *text;
 	char number[32];
+	size_t len;
 
 	switch (o->type) {
+	case OPTION_URL:
+		print_url(*(char **)member, f);
+		return;
+	case OPTION_SECRET:
+		fputs(**(char **)member != '\0' ? OPTION_MASK : "", f);
+		return;
 	case OPTION_STRING:
 	case OPTION_CHOICE:
-	case OPTION_SECRET:
-	case OPTION_URL:
-		text = *(char *const *)member;
-		if (o->type == OPTION_URL) {
-			print_url(text, f);
-		} else {
-			fputs(o->type == OPTION_SECRET && text[0] != '\0' ? OPTION_MASK : text, f);
-		}
+		fputs(*(char **)member, f);
+		return;
+	case OPTION_ENUM:
+		text = word_at(o->unit, *(unsigned *)member, &len);
+		fprintf(f, "%.*s", (int)len, text);
 		return;
 	case OPTION_LIST:
-		for (unsigned i = 0; i < pool->nservers; i++) {
-			fprintf(f, "%s%s", i > 0 ? ", " : "", pool->servers[i]);
-		}
+		print_list(*(char ***)member, *list_count(member), f);
 		return;
 	default:
-		format_number(o, *(const int64_t *)member, number, sizeof(number));
+		format_number(o, *(int64_t *)member, number, sizeof(number));
 		fputs(number, f);
 	}
 }
@@ -468,7 +518,7 @@ void option_print_value(const struct option *o, const void *section, FILE *f)
 void option_print_facts(const struct option *o, FILE *f)
 {
 	static const char *const types[] = {"number", "duration", "size", "size", "octal number",
-		"text", "one of", "secret", "connection string", "list of names"};
+		"one of", "text", "one of", "secret", "connection string", "list of names"};
 	static const char *const drivers[] = {"", "; PostgreSQL only", "; SQLite only", ""};
 	char range[96], units[64];
 
@@ -481,7 +531,7 @@ void option_print_facts(const struct option *o, FILE *f)
 		describe_range(o, range, sizeof(range));
 		fprintf(f, ", %s", range);
 	}
-	if (o->type == OPTION_CHOICE) {
+	if (o->type == OPTION_CHOICE || o->type == OPTION_ENUM) {
 		fprintf(f, " %s", o->unit);
 	}
 	if (o->def[0] != '\0') {

@@ -23,7 +23,8 @@ enum option_type {
 	OPTION_SIZE,
 	OPTION_KIB,
 	OPTION_OCTAL,
-	OPTION_STRING,
+	OPTION_ENUM,
+	OPTION_STRING, /* from here on memory is allocated */
 	OPTION_CHOICE,
 	OPTION_SECRET,
 	OPTION_URL,
@@ -53,6 +54,8 @@ extern const unsigned option_count;
 
 /* Kind of database that a url names; OPTION_ANY if it names none.  url may be NULL. */
 enum option_driver option_driver_of(const char *url);
+/* Does the option mean anything with that kind of database?  ANY: with one kind or another. */
+bool option_applies(const struct option *o, enum option_driver driver);
 /* "broker", "server", "pool" */
 const char *option_section_name(enum option_section s);
 /* The option, or NULL. */

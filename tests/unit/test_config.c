@@ -406,9 +406,8 @@ static void test_values(void)
 static void test_contradictions(void)
 {
 	refused(PG_SERVER PG_POOL "min_idle = 11\n",
-		"t.ini:5: [pool main] min_idle: min_idle 11 is more than max_size 10; lower the "
-		"one or "
-		"raise the other",
+		"t.ini:5: [pool main] min_idle: min_idle 11 is too much for max_size 10; lower the "
+		"one or raise the other",
 		"min_idle over max_size");
 	refused(PG_SERVER PG_POOL "user=u\npassword=p\npassfile=f\n",
 		"t.ini:7: [pool main] passfile: password is set as well; keep one of the two",
@@ -425,9 +424,9 @@ static void test_contradictions(void)
 		"a pool without servers");
 	refused("[pool a]\nservers = ,\n", "t.ini:2: [pool a] servers: the value is missing",
 		"a list of nothing");
-	refused("[pool a]\nservers = local local\n",
-		"t.ini:2: [pool a] servers: names 'local' twice", "a server twice");
-	refused(PG_SERVER "[server x]\nurl=sqlite:x\n[pool a]\nservers = pg x\n",
+	refused(PG_SERVER "[pool a]\nservers = pg pg\n",
+		"t.ini:4: [pool a] servers: names 'pg' twice", "a server twice");
+	refused(PG_SERVER "[server x]\nurl=fake:\n[pool a]\nservers = pg x\n",
 		"t.ini:6: [pool a] servers: 'pg' and 'x' are databases of different kinds",
 		"two kinds of database");
 	refused(PG_SERVER "[pool a]\nservers=pg\nreaders=3\n",
@@ -465,6 +464,175 @@ static void test_contradictions(void)
 		"two servers and no pool");
 }
 
+/* Settings of pools that contradict each other or a server's. */
+static void test_pool_contradictions(void)
+{
+	static const struct {
+		const char *options; /* of [pool main], from line 5 on */
+		const char *want;
+	} cases[] = {
+		{"min_idle=3\nmax_size=2\n",
+			"t.ini:5: [pool main] min_idle: min_idle 3 is too much for max_size 2; "
+			"lower the one or raise the other"},
+		{"keepalive_time=30min\n",
+			"t.ini:5: [pool main] keepalive_time: keepalive_time 30min is too much for "
+			"max_lifetime 30min; lower the one or raise the other"},
+		{"max_lifetime=1min\nkeepalive_time=90s\n",
+			"t.ini:6: [pool main] keepalive_time: keepalive_time 90s is too much for "
+			"max_lifetime 1min; lower the one or raise the other"},
+		{"keepalive_time=29s\n", "t.ini:5: [pool main] keepalive_time: 29s is out of range; "
+					  "allowed is 30s to 24h, or 0"},
+		{"validation_timeout=5s\n",
+			"t.ini:5: [pool main] validation_timeout: validation_timeout 5s is too much "
+			"for acquire_timeout 5s; lower the one or raise the other"},
+		{"validation_timeout=249\n",
+			"t.ini:5: [pool main] validation_timeout: 249 is out of range; allowed is "
+			"250ms to 10min, or -1"},
+		{"connect_backoff=6s\n",
+			"t.ini:5: [pool main] connect_backoff: connect_backoff 6s is too much for "
+			"connect_backoff_max 5s; lower the one or raise the other"},
+		{"connect_backoff_max=5\n",
+			"t.ini:5: [pool main] connect_backoff_max: connect_backoff 10ms is too much "
+			"for connect_backoff_max 5ms; lower the one or raise the other"},
+		{"leak_threshold=1s\n", "t.ini:5: [pool main] leak_threshold: 1s is out of range; "
+					 "allowed is 2s to 24h, or 0"},
+		{"leak_threshold=0\nleak_action=rollback\n",
+			"t.ini:6: [pool main] leak_action: rollback means nothing with "
+			"leak_threshold 0; set a threshold or remove it"},
+		{"leak_action=kill\n",
+			"t.ini:5: [pool main] leak_action: 'kill' is none of log|rollback"},
+		{"guaranteed=11\n[server b]\nurl=host=h\nmax_connections=20\n[pool b]\nservers=b\n",
+			"t.ini:5: [pool main] guaranteed: guaranteed 11 is too much for max_size 10; "
+			"lower the one or raise the other\n"
+			"t.ini:5: [pool main] guaranteed: none of its servers has max_connections, "
+			"out of which to guarantee; set that or remove this"},
+		{"fallback=journal\n",
+			"t.ini:5: [pool main] fallback: there is nothing to fall back from; name a "
+			"server on SQLite as the last of several in servers"},
+		{"mirror=item\n", "t.ini:5: [pool main] mirror: means nothing with fallback = off; "
+				   "remove it"},
+		{"batch_patience=-1\n", "t.ini:5: [pool main] batch_patience: -1 is out of range; "
+					 "allowed is 0 to 1h"},
+	};
+
+	for (unsigned i = 0; i < array_size(cases); i++) {
+		char ini[500];
+
+		snprintf(ini, sizeof(ini), PG_SERVER PG_POOL "%s", cases[i].options);
+		refused(ini, cases[i].want, cases[i].options);
+	}
+	refused("[server pg]\nurl=host=h\nmax_connections=9\n" PG_POOL
+		"guaranteed=5\n[pool b]\nservers=pg\nguaranteed=5\n",
+		"t.ini:3: [server pg] max_connections: 9 is less than what its pools are "
+		"guaranteed, 10; raise it or lower their guaranteed",
+		"too much is guaranteed");
+}
+
+static void test_several_servers(void)
+{
+#define THREE "[server a]\nurl=host=a\n[server b]\nurl=host=b\n[server c]\nurl=sqlite:c.db\n"
+	struct config *c = load(THREE "[pool main]\nservers=a b c\nfallback=journal\nmirror=item, s.x\n"
+				      "mirror_interval=1s\nreaders=2\nread_from=any\nmax_lag=0\n"
+				      "leak_action=rollback\n",
+		NO_ENV, NO_SET);
+	char ini[4000] = "";
+
+	if (ok(c != NULL, "two servers and a fallback")) {
+		const struct config_pool *p = &c->pools[0];
+
+		is_int(p->fallback, FALLBACK_JOURNAL, "words have numbers");
+		is_int(p->read_from, READ_FROM_ANY, "the right ones");
+		is_int(p->leak_action, LEAK_ROLLBACK, "all of them");
+		is_int(p->nmirror, 2, "two tables");
+		is_str(p->mirror[1], "s.x", "with a schema");
+		is_int(p->readers, 2, "options of SQLite belong to the fallback");
+	} else {
+		diag("%s", err);
+	}
+	config_free(c);
+	refused(THREE "[pool main]\nservers=a b c\n",
+		"t.ini:8: [pool main] servers: 'c' is on SQLite and would never be used; set "
+		"fallback = read-only, read-write or journal, or remove it",
+		"a fallback that is off");
+	refused(THREE "[pool main]\nservers=a c b\nfallback=journal\n",
+		"t.ini:8: [pool main] servers: 'c' is on SQLite; only the last of several servers "
+		"may be, as fallback\n"
+		"t.ini:9: [pool main] fallback: the last of the servers, 'b', is not on SQLite; add "
+		"one that is, or set fallback = off",
+		"a fallback in the middle");
+	refused(THREE "[pool main]\nservers=a b c\nfallback=read-only\nmirror=a;b, x.y.z, 1a, a.\n",
+		"t.ini:10: [pool main] mirror: 'a;b' is no name of the form [schema.]table\n"
+		"t.ini:10: [pool main] mirror: 'x.y.z' is no name of the form [schema.]table\n"
+		"t.ini:10: [pool main] mirror: '1a' is no name of the form [schema.]table\n"
+		"t.ini:10: [pool main] mirror: 'a.' is no name of the form [schema.]table",
+		"what cannot be a table");
+	for (int i = 0; i < 33; i++) {
+		snprintf(ini + strlen(ini), sizeof(ini) - strlen(ini), "[server s%d]\nurl=host=h\n", i);
+	}
+	strcat(ini, "[pool main]\nservers=");
+	for (int i = 0; i < 33; i++) {
+		snprintf(ini + strlen(ini), sizeof(ini) - strlen(ini), "s%d ", i);
+	}
+	refused(ini, "t.ini:68: [pool main] servers: names 33 servers; at most 32 are allowed",
+		"too many servers");
+#undef THREE
+}
+
+/* Defaults that follow what was given instead of contradicting it. */
+static void test_followers(void)
+{
+	static const struct {
+		const char *options;
+		int64_t keepalive, validation;
+	} cases[] = {
+		{"", 120000, 2500},
+		{"max_lifetime=1min\n", 0, 2500},
+		{"max_lifetime=0\n", 120000, 2500},
+		{"acquire_timeout=30s\n", 120000, 5000},
+		{"acquire_timeout=1s\n", 120000, 500},
+		{"acquire_timeout=1\n", 120000, 250},
+		{"acquire_timeout=1\nvalidation_timeout=250\n", 120000, 250},
+		{"acquire_timeout=7s\nvalidation_timeout=6s\nkeepalive_time=40s\n", 40000, 6000},
+	};
+
+	for (unsigned i = 0; i < array_size(cases); i++) {
+		struct config *c;
+		char ini[300];
+
+		snprintf(ini, sizeof(ini), PG_SERVER PG_POOL "%s", cases[i].options);
+		c = load(ini, NO_ENV, NO_SET);
+		is_int(c != NULL ? c->pools[0].keepalive_time : -2, cases[i].keepalive,
+			"keepalive_time with '%s'", cases[i].options);
+		is_int(c != NULL ? c->pools[0].validation_timeout : -2, cases[i].validation,
+			"validation_timeout");
+		config_free(c);
+	}
+}
+
+static char advice[500];
+
+static void tell(const char *text)
+{
+	snprintf(advice + strlen(advice), sizeof(advice) - strlen(advice), "%s\n", text);
+}
+
+static void test_advice(void)
+{
+	struct config *c = load("[server pg]\nurl=host=h\nmax_connections=19\n" PG_POOL
+				"[pool b]\nservers=pg\nmax_size=8\nmax_overflow=2\n",
+		NO_ENV, NO_SET);
+
+	if (!ok(c != NULL, "more connections wanted than allowed is no mistake")) {
+		bail_out("%s", err);
+	}
+	config_advise(c, tell);
+	is_str(advice,
+		"server pg: its pools may want 20 connections (max_size and max_overflow), "
+		"max_connections allows 19\n",
+		"but told");
+	config_free(c);
+}
+
 static void test_conninfo(void)
 {
 	refused("[server a]\nurl=postgresql://u:hush@h/d?sslmod=x\n",
@@ -488,10 +656,17 @@ static void test_conninfo(void)
 		"--set 'pool main.x': [pool main] has no option 'x'; broker --help-config lists "
 		"all\n"
 		"--set 'pool.x': section pool needs a name of at most 40 letters, digits, '_', '-' "
-		"or '.', "
-		"as in [pool main]\n"
+		"or '.', as in [pool main]\n"
 		"--set 'brokr.x': unknown section 'brokr'; did you mean broker?",
 		"all mistakes are told, of --set as well");
+	refused_with(NULL, NO_ENV,
+		SET("pool.main.max_size=5", "pool.main.password=hush", "server.x.url=sqlite:hush"),
+		"--set 'pool.main.max_size': a blank precedes a name; write 'pool "
+		"main.max_size=5'\n"
+		"--set 'pool.main.password': a blank precedes a name; write 'pool "
+		"main.password=...'\n"
+		"--set 'server.x.url': a blank precedes a name; write 'server x.url=...'",
+		"a dot for a blank, and no secret is shown");
 	refused_with(NULL, NO_ENV, SET("broker.socket=a", "broker.socket=b"),
 		"--set 'broker.socket': [broker] socket is given twice, first at --set "
 		"'broker.socket'; "
@@ -706,6 +881,10 @@ int main(void)
 	test_syntax();
 	test_values();
 	test_contradictions();
+	test_pool_contradictions();
+	test_several_servers();
+	test_followers();
+	test_advice();
 	test_conninfo();
 	test_many_mistakes();
 	test_masks();

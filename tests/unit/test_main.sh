@@ -45,6 +45,7 @@ expect 0 "max_size: number" --help-config
 expect 0 "[pool main]" --print-config
 expect 0 "max_workers = 7" --print-config --set broker.max_workers=7
 expect 0 "file: none" --check-config
+expect 0 "max_connections allows 9" --check-config -d host=h -s 'server local.max_connections=9'
 expect 0 "url = postgresql://u:********@h/d" -d postgresql://u:hush@h/d --print-config
 expect 0 "log_level = debug" -v --print-config
 
@@ -67,6 +68,7 @@ expect 78 "[broker] has no option 'x'" serve -s broker.x=1
 expect 78 "nothing was started" run -s broker.x=1 -- touch started
 [ ! -e started ]
 ok $? "a wrong configuration starts no command"
+expect 78 "write 'pool main.max_size=5'" --check-config -s pool.main.max_size=5
 BROKER_BROKER_MAX_WORKERS=0 expect 78 "BROKER_BROKER_MAX_WORKERS: " --check-config
 
 printf '[broker]\nmax_workers = 9\n' >shmbroker.ini
