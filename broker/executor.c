@@ -103,6 +103,7 @@ struct exec_job *exec_job_create(unsigned nparams, const struct request_param *p
 void exec_job_destroy(struct exec_job *job)
 {
 	if (job != NULL) {
+		free(job->source);
 		free(job->rows);
 		free(job);
 	}

@@ -80,6 +80,9 @@ enum exec_op {
 	EXEC_RESET, /* what: enum conn_reset */
 };
 
+struct journal_source;
+struct journal_tail;
+
 struct exec_job {
 	struct exec_msg msg;
 
@@ -92,6 +95,8 @@ struct exec_job {
 	struct statement *stmt; /* EXEC_STATEMENT; the executor sets its `readonly` */
 	uint64_t deadline_ns; /* CLOCK_MONOTONIC, 0 = none */
 	void *arg; /* the submitter's */
+	struct journal_source
+		*source; /* on the heap; NULL: there is no journal, or nobody to name */
 	_Atomic int cancel; /* set by the I/O thread at any time, read by the executor */
 	unsigned nparams;
 	struct request_param *params;
@@ -122,6 +127,8 @@ struct executor_options {
 	unsigned max_prepared;
 	int64_t busy_ms;
 	int64_t open_ms; /* how long to try to open while others have the file locked */
+	const char *journal; /* writer: keep a journal for the pool of this name; NULL: none */
+	struct journal_tail *tail; /* of that journal */
 };
 
 struct executor;

@@ -8,6 +8,7 @@
 #include "sqlite_db.h"
 
 #include "doorbell.h"
+#include "journal.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -28,6 +29,7 @@ struct sqlite_db_private {
 	bool dirties;
 	bool pragma;
 	bool vacuuming;
+	const char *refusal; /* journal: of what it uses */
 	char denied[160]; /* why it refused, or "" */
 	/* cache of prepared statements */
 	unsigned ncached;
@@ -208,12 +210,42 @@ static int authorize_attach(struct sqlite_db_private *p, const char *file)
 		p, "%s is not allowed through the broker", p->vacuuming ? "VACUUM INTO" : "ATTACH");
 }
 
+/* Tables of the broker's own are not for workers; a temporary one cannot be repeated elsewhere. */
+static int authorize_write(struct sqlite_db_private *p, const char *table, const char *database)
+{
+	if (!p->opt.journal || table == NULL || p->vacuuming) {
+		return SQLITE_OK;
+	}
+	if (journal_owns_table(table)) {
+		return deny(p, "table %s belongs to the broker, it can only be read", table);
+	}
+	if (database != NULL && strcasecmp(database, "temp") == 0) {
+		p->refusal = "temporary tables end with the session they belong to";
+	}
+	return SQLITE_OK;
+}
+
+static int authorize_function(
+	struct sqlite_db_private *p, const char *function, const char *trigger)
+{
+	if (function == NULL) {
+		return SQLITE_OK;
+	}
+	if (strcasecmp(function, "load_extension") == 0) {
+		return deny(p, "%s is not allowed through the broker", "load_extension()");
+	}
+	/* What a trigger does here is its own affair: in PostgreSQL other ones fire. */
+	if (p->opt.journal && trigger == NULL && p->refusal == NULL) {
+		p->refusal = journal_function_refusal(function);
+	}
+	return SQLITE_OK;
+}
+
 static int authorize(void *arg, int action, const char *a, const char *b, const char *database,
 	const char *trigger)
 {
 	struct sqlite_db_private *p = arg;
 
-	(void)trigger;
 	if (p->controlling) {
 		return SQLITE_OK;
 	}
@@ -226,10 +258,14 @@ static int authorize(void *arg, int action, const char *a, const char *b, const 
 	case SQLITE_PRAGMA:
 		return authorize_pragma(p, a, b);
 	case SQLITE_FUNCTION:
-		if (b != NULL && strcasecmp(b, "load_extension") == 0) {
-			return deny(p, "%s is not allowed through the broker", "load_extension()");
-		}
-		return SQLITE_OK;
+		return authorize_function(p, b, trigger);
+	case SQLITE_INSERT:
+	case SQLITE_UPDATE:
+	case SQLITE_DELETE:
+	case SQLITE_DROP_TABLE:
+		return authorize_write(p, a, database);
+	case SQLITE_ALTER_TABLE:
+		return authorize_write(p, b, a);
 	case SQLITE_SAVEPOINT:
 		p->rollback_to = a != NULL && strcasecmp(a, "ROLLBACK") == 0;
 		return SQLITE_OK;
@@ -577,6 +613,7 @@ static void take_notes(struct sqlite_db_private *d, enum sqlite_verb verb, bool 
 	d->readonly = readonly;
 	d->rollback_to = d->dirties = d->pragma = false;
 	d->vacuuming = verb == SQLITE_VERB_VACUUM;
+	d->refusal = NULL;
 	d->denied[0] = '\0';
 }
 
@@ -608,6 +645,23 @@ static int prepare(struct sqlite_db *db, struct sqlite_prepared *p, const char *
 	p->dirties = db->priv->dirties;
 	p->seen = -1;
 	return map_placeholders(p, f);
+}
+
+/* -1: out of memory. */
+static int judge(struct sqlite_db *db, struct sqlite_prepared *p, const char *text, size_t len)
+{
+	enum journal_rule rule;
+	const char *why;
+
+	if (!db->priv->opt.journal || p->readonly || sqlite_verb_is_tx(p->verb)) {
+		return 0;
+	}
+	if (journal_judge(text, len, p->verb, &rule, &why) < 0) {
+		return -1;
+	}
+	p->kept = rule == JOURNAL_KEEP;
+	p->refusal = rule == JOURNAL_REFUSE ? why : db->priv->refusal;
+	return 0;
 }
 
 /*
@@ -652,6 +706,11 @@ static struct sqlite_prepared *prepare_new(struct sqlite_db *db, uint32_t id, co
 	p->verb = sqlite_verb(text, NULL);
 	take_notes(db->priv, p->verb, readonly);
 	if (prepare(db, p, text, len, id != 0, f) < 0) {
+		free_prepared(p);
+		return NULL;
+	}
+	if (judge(db, p, text, len) < 0) {
+		sqlite_failure_set(f, FAIL_MEMORY, "53200", "out of memory");
 		free_prepared(p);
 		return NULL;
 	}
@@ -777,6 +836,11 @@ int sqlite_db_describe(struct sqlite_prepared *p)
 	}
 	p->seen = seen;
 	return 0;
+}
+
+void sqlite_db_own(struct sqlite_db *db, bool own)
+{
+	db->priv->controlling = own;
 }
 
 int sqlite_db_control(struct sqlite_db *db, enum sqlite_control what)

@@ -33,6 +33,7 @@ struct sqlite_db_options {
 	const char *path; /* absolute, or a URI if memory */
 	bool memory;
 	bool writer;
+	bool journal; /* what writes is judged: it is to be repeated in PostgreSQL (journal.h) */
 	int64_t busy_ms; /* how long to wait for a lock of another process */
 	unsigned max_prepared;
 	/* true: end what runs; called on the handle's thread.  Must be cheap. */
@@ -71,6 +72,8 @@ struct sqlite_prepared {
 	bool readonly; /* it cannot change the database */
 	bool rollback_to; /* ROLLBACK TO a savepoint */
 	bool dirties; /* leaves traces in the session whenever it runs */
+	bool kept; /* journal: it is written down */
+	const char *refusal; /* journal: why it must not run, NULL: it may */
 	unsigned nparams; /* highest number of a placeholder */
 	unsigned nbind;
 	unsigned *bind; /* placeholder number of SQLite's parameter i + 1 */
@@ -126,6 +129,8 @@ enum sqlite_control {
 	SQLITE_CONTROL_RELEASE,
 	SQLITE_CONTROL_COUNT
 };
+/* Statements of the broker's own follow, or have ended: as for the above. */
+void sqlite_db_own(struct sqlite_db *db, bool own);
 /* SQLITE_OK or SQLite's extended code. */
 int sqlite_db_control(struct sqlite_db *db, enum sqlite_control what) must_use;
 

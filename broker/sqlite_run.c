@@ -9,6 +9,7 @@
 
 #include "atomics.h"
 #include "doorbell.h"
+#include "journal.h"
 #include "sqlite_db.h"
 
 #include <string.h>
@@ -24,6 +25,11 @@ struct sqlite_run {
 	struct sqlite_run_host host;
 	bool writer;
 	struct sqlite_db *db; /* NULL: could not be opened again */
+	const char *pool; /* journal: whose */
+	struct journal_tail *tail;
+	struct journal *journal; /* NULL: none is kept */
+	bool keeping; /* what runs is to be written down there */
+	sqlite3_int64 changes_before; /* of it, in all of the session */
 	struct sqlite_failure failure; /* why */
 	bool tx_failed;
 	bool tx_readonly; /* the transaction is read-only */
@@ -74,6 +80,31 @@ static bool stopped(struct sqlite_run *run, struct exec_job *job)
 
 /* -- opening ----------------------------------------------------------------------------------- */
 
+static void close_database(struct sqlite_run *run)
+{
+	journal_close(&run->journal);
+	sqlite_db_close(&run->db);
+}
+
+static int open_database(struct sqlite_run *run, struct sqlite_failure *f)
+{
+	int rc = 0;
+
+	if (sqlite_db_open(&run->db_options, &run->db, f) < 0) {
+		run->db = NULL;
+		return -1;
+	}
+	if (run->db_options.journal) {
+		sqlite_db_own(run->db, true);
+		rc = journal_open(run->db->db, run->pool, run->tail, &run->journal, f);
+		sqlite_db_own(run->db, false);
+	}
+	if (rc < 0) {
+		close_database(run);
+	}
+	return rc;
+}
+
 int sqlite_run_create(const struct executor_options *opt, const struct sqlite_run_host *host,
 	struct sqlite_run **out, struct sqlite_failure *f)
 {
@@ -85,16 +116,19 @@ int sqlite_run_create(const struct executor_options *opt, const struct sqlite_ru
 	}
 	run->host = *host;
 	run->writer = opt->writer;
+	run->pool = opt->journal;
+	run->tail = opt->tail;
 	run->db_options = (struct sqlite_db_options){
 		.path = opt->path,
 		.memory = opt->memory,
 		.writer = opt->writer,
+		.journal = opt->writer && opt->journal != NULL,
 		.busy_ms = opt->busy_ms,
 		.max_prepared = opt->max_prepared,
 		.stop = must_stop,
 		.stop_arg = run,
 	};
-	if (sqlite_db_open(&run->db_options, &run->db, f) < 0) {
+	if (open_database(run, f) < 0) {
 		free(run);
 		return -1;
 	}
@@ -107,7 +141,7 @@ void sqlite_run_destroy(struct sqlite_run **run)
 	if (*run == NULL) {
 		return;
 	}
-	sqlite_db_close(&(*run)->db);
+	close_database(*run);
 	free((*run)->out);
 	free((*run)->cells);
 	free((*run)->numbers);
@@ -122,10 +156,8 @@ void sqlite_run_destroy(struct sqlite_run **run)
 static void reopen(struct sqlite_run *run)
 {
 	run->tx_failed = run->tx_readonly = false;
-	sqlite_db_close(&run->db);
-	if (sqlite_db_open(&run->db_options, &run->db, &run->failure) < 0) {
-		run->db = NULL;
-	}
+	close_database(run);
+	(void)open_database(run, &run->failure);
 }
 
 bool sqlite_run_usable(const struct sqlite_run *run, struct sqlite_failure *f)
@@ -291,6 +323,9 @@ static enum run_result step_all(
 		if (res == RUN_OK && *rc == SQLITE_ROW) {
 			res = put_row(run, p);
 			job->nrows++;
+			if (run->keeping && res != RUN_FAILED) {
+				journal_returned(run->journal, (unsigned)p->ncols, run->cells);
+			}
 		}
 	} while (res == RUN_OK && *rc == SQLITE_ROW);
 	return res;
@@ -311,6 +346,73 @@ static void explain_failure(struct sqlite_run *run, struct exec_job *job, int rc
 	sqlite_db_failure(run->db, rc, &job->failure);
 }
 
+/* -- the journal ------------------------------------------------------------------------------- */
+
+/* false: it must not run, job->failure says why. */
+static bool begin_keeping(struct sqlite_run *run, struct exec_job *job, struct sqlite_prepared *p)
+{
+	run->keeping = false;
+	if (run->journal == NULL || p->readonly) {
+		return true;
+	}
+	if (p->refusal != NULL) {
+		sqlite_failure_set(&job->failure, FAIL_UNSUPPORTED, "0A000",
+			"cannot be repeated in PostgreSQL, which is away: %s", p->refusal);
+		sqlite_failure_hint(&job->failure,
+			"Values that depend on place or time are best passed as parameters.");
+		return false;
+	}
+	if (p->kept && journal_check_params(job->nparams, job->params, &job->failure) < 0) {
+		return false;
+	}
+	run->keeping = p->kept;
+	if (run->keeping) {
+		run->changes_before = sqlite3_total_changes64(run->db->db);
+		journal_statement_begins(run->journal);
+	}
+	return true;
+}
+
+/* How many rows a statement has changed, -1: not known, 0: it has done nothing. */
+static int64_t count_changed(struct sqlite_run *run, const struct sqlite_prepared *p)
+{
+	bool anything = sqlite3_total_changes64(run->db->db) != run->changes_before;
+
+	if (p->verb != SQLITE_VERB_WRITE && p->verb != SQLITE_VERB_WITH) {
+		return -1;
+	}
+	/* What triggers of a view do is not counted as the statement's own. */
+	return !anything                            ? 0
+	       : sqlite3_changes64(run->db->db) > 0 ? sqlite3_changes64(run->db->db)
+						    : -1;
+}
+
+static enum run_result keep(
+	struct sqlite_run *run, struct exec_job *job, const struct sqlite_prepared *p)
+{
+	int64_t rows = count_changed(run, p);
+	int rc;
+
+	run->keeping = false;
+	if (rows == 0) {
+		return RUN_OK;
+	}
+	sqlite_db_own(run->db, true);
+	rc = journal_append(run->journal, job->source, job->stmt->text, job->stmt->len,
+		job->nparams, job->params, rows, &job->failure);
+	sqlite_db_own(run->db, false);
+	return rc < 0 ? RUN_FAILED : RUN_OK;
+}
+
+static void next_transaction(struct sqlite_run *run)
+{
+	if (run->journal != NULL) {
+		journal_next_transaction(run->journal);
+	}
+}
+
+/* -- running one ------------------------------------------------------------------------------- */
+
 static enum run_result execute(
 	struct sqlite_run *run, struct exec_job *job, struct sqlite_prepared *p)
 {
@@ -330,7 +432,7 @@ static enum run_result execute(
 	} else if (!p->readonly && (p->verb == SQLITE_VERB_WRITE || p->verb == SQLITE_VERB_WITH)) {
 		job->nrows = (uint64_t)sqlite3_changes64(run->db->db);
 	}
-	return res;
+	return res == RUN_OK && run->keeping ? keep(run, job, p) : res;
 }
 
 /* Tell the core, once, whether readers can run this text. */
@@ -364,7 +466,9 @@ static enum run_result run_statement(struct sqlite_run *run, struct exec_job *jo
 		run->out->len = 0;
 		run->job = sqlite_verb_is_tx(p->verb) ? NULL : job;
 		learn(job, p);
-		res = p->stmt != NULL ? execute(run, job, p) : RUN_OK;
+		if (begin_keeping(run, job, p)) {
+			res = p->stmt != NULL ? execute(run, job, p) : RUN_OK;
+		}
 		run->job = NULL;
 		sqlite_db_put(run->db, &p);
 	}
@@ -410,6 +514,7 @@ static void refuse(struct sqlite_run *run, struct exec_job *job)
 static void roll_back(struct sqlite_run *run)
 {
 	run->tx_failed = run->tx_readonly = false;
+	next_transaction(run);
 	if (run->db != NULL && sqlite_db_in_transaction(run->db) &&
 		sqlite_db_control(run->db, SQLITE_CONTROL_ROLLBACK) != SQLITE_OK &&
 		sqlite_db_in_transaction(run->db)) {
@@ -425,6 +530,7 @@ static bool begin(struct sqlite_run *run, struct exec_job *job, enum sqlite_cont
 	run->job = job; /* waiting for the lock ends with the job */
 	rc = sqlite_db_control(run->db, how);
 	run->job = NULL;
+	next_transaction(run);
 	if (rc == SQLITE_OK) {
 		return true;
 	}
@@ -436,12 +542,26 @@ static bool begin(struct sqlite_run *run, struct exec_job *job, enum sqlite_cont
 	return false;
 }
 
+static void before_commit(struct sqlite_run *run)
+{
+	if (run->journal != NULL) {
+		sqlite_db_own(run->db, true);
+		journal_before_commit(run->journal);
+		sqlite_db_own(run->db, false);
+	}
+}
+
 /* false: f says why, and the transaction was rolled back. */
 static bool commit(struct sqlite_run *run, struct sqlite_failure *f)
 {
-	int rc = sqlite_db_control(run->db, SQLITE_CONTROL_COMMIT);
+	int rc;
 
+	before_commit(run);
+	rc = sqlite_db_control(run->db, SQLITE_CONTROL_COMMIT);
 	if (rc == SQLITE_OK) {
+		if (run->journal != NULL) {
+			journal_committed(run->journal);
+		}
 		run->tx_readonly = false;
 		return true;
 	}
@@ -470,6 +590,7 @@ static enum member_result run_member(struct sqlite_run *run, struct exec_job *jo
 	if (sqlite_db_control(run->db, SQLITE_CONTROL_SAVEPOINT) != SQLITE_OK) {
 		return MEMBER_LOST;
 	}
+	next_transaction(run);
 	res = run_statement(run, job, false);
 	if (!sqlite_db_in_transaction(run->db)) {
 		return MEMBER_LOST;
