@@ -14,11 +14,14 @@
  *
  * I/O thread only.
  */
+#include "driver_sqlite.h"
 #include "driver.h"
 
 #include "executor.h"
 #include "io.h"
+#include "journal.h"
 #include "pool.h"
+#include "session.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -55,6 +58,8 @@ struct sqlite_server {
 	char *path; /* absolute, or the URI of a database in memory */
 	bool memory;
 	unsigned readers;
+	bool journal; /* what is written is kept for PostgreSQL */
+	struct journal_tail tail;
 	const struct config_pool *pool;
 	const struct config_server *server;
 	sqlite3 *anchor; /* memory: keeps it while connections come and go; never used otherwise */
@@ -159,6 +164,12 @@ static bool open_memory(struct sqlite_server *s, char *why, size_t size)
 	int flags =
 		SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX;
 
+	if (s->journal || s->pool->nmirror > 0) {
+		snprintf(why, size,
+			"%s must outlive the broker; write sqlite:PATH with the path of a file",
+			s->journal ? "a journal" : "a mirror");
+		return false;
+	}
 	s->memory = true;
 	s->readers = 0;
 	if (asprintf(&s->path, "file:/shmbroker-%p?vfs=memdb", (void *)s) < 0) {
@@ -199,6 +210,7 @@ static int sqlite_server_open(struct io *io, const struct config_server *server,
 		(void)sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
 		s->pool = pool;
 		s->server = server;
+		s->journal = pool->fallback == FALLBACK_JOURNAL;
 		if (strcmp(server->url, "sqlite::memory:") == 0) {
 			good = open_memory(s, why, sizeof(why));
 		} else {
@@ -219,6 +231,20 @@ static int sqlite_server_open(struct io *io, const struct config_server *server,
 	}
 	*priv = s;
 	return 0;
+}
+
+const char *sqlite_server_path(const void *server_priv)
+{
+	const struct sqlite_server *s = server_priv;
+
+	return s->memory ? NULL : s->path;
+}
+
+const struct journal_tail *sqlite_server_tail(const void *server_priv)
+{
+	const struct sqlite_server *s = server_priv;
+
+	return s->journal ? &s->tail : NULL;
 }
 
 static unsigned sqlite_size(void *server_priv, const struct config_pool *pool)
@@ -495,7 +521,7 @@ static void cannot_start(struct sqlite_conn *s, int err)
 
 static void sqlite_connect(struct conn *c)
 {
-	const struct sqlite_server *server = c->server_priv;
+	struct sqlite_server *server = c->server_priv;
 	struct sqlite_conn *s = &server->conns[c->slot];
 	struct executor_options opt = {
 		.path = server->path,
@@ -504,6 +530,8 @@ static void sqlite_connect(struct conn *c)
 		.max_prepared = (unsigned)server->pool->max_prepared,
 		.busy_ms = server->pool->busy_timeout,
 		.open_ms = server->server->connect_timeout,
+		.journal = server->journal ? server->pool->name : NULL,
+		.tail = &server->tail,
 	};
 	int err;
 
@@ -536,8 +564,23 @@ static void refuse_copy(struct request *r)
 	request_failed(r, &f);
 }
 
+/* Who it is, for the journal.  Without memory, or if the worker is gone, it goes without a name. */
+static struct journal_source *source_of(const struct request *r)
+{
+	struct journal_source *source;
+
+	if (r->session == NULL || (source = calloc(1, sizeof(*source))) == NULL) {
+		return NULL;
+	}
+	source->pid = session_pid(r->session);
+	snprintf(source->worker, sizeof(source->worker), "%s", session_name(r->session));
+	memcpy(source->tag, r->tag, r->tag_len);
+	return source;
+}
+
 static void sqlite_start(struct conn *c, struct request *r, unsigned begin)
 {
+	const struct sqlite_server *server = c->server_priv;
 	struct sqlite_conn *s = c->priv;
 	struct exec_job *job;
 
@@ -561,6 +604,7 @@ static void sqlite_start(struct conn *c, struct request *r, unsigned begin)
 	job->deadline_ns = r->deadline_ns;
 	job->stmt = r->stmt;
 	job->arg = r;
+	job->source = server->journal && (c->roles & CONN_WRITES) != 0 ? source_of(r) : NULL;
 	if (r->stmt != NULL) {
 		statement_hold(r->stmt);
 	}
