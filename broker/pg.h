@@ -215,6 +215,7 @@ struct pg_backend {
 	uint64_t nrows; /* delivered */
 	uint64_t affected; /* as the command tag says */
 	bool aborted; /* COMMIT was answered by ROLLBACK */
+	bool unreplicated; /* committed, but not known to be on the standbys it has to be on */
 	bool skipped; /* another member of its read group failed before it: it did not run */
 	bool columns_known; /* types[] and head[] are of the head request's result */
 	PGresult *result; /* with rows that were not delivered yet */
@@ -345,6 +346,8 @@ bool pg_sqlstate_is(const PGresult *res, const char *sqlstate);
 void pg_failure(const PGresult *res, struct failure *f);
 /* A table has changed since the statement was prepared. */
 bool pg_is_stale_plan(const PGresult *res);
+/* A notice: what is being committed is here, and perhaps nowhere else. */
+bool pg_is_unreplicated(const PGresult *notice);
 /* The last error of libpq on one line, without the decoration of a connect error; sqlstate "" if
  * the server reported none. */
 void pg_connect_error(PGconn *pq, char *text, size_t size, char sqlstate[6]);

@@ -240,6 +240,9 @@ static void on_notice(void *arg, const PGresult *res)
 			sqlstate != NULL ? sqlstate : "");
 		return;
 	}
+	if (pg_is_unreplicated(res)) {
+		pg->unreplicated = true;
+	}
 	log_debug("server %s: notice from backend %d: %s", pg->server->name,
 		pg->c != NULL ? (int)pg->c->backend_pid : 0, message);
 }

@@ -45,6 +45,19 @@ bool pg_is_stale_plan(const PGresult *res)
 }
 
 /*
+ * A commit that has to wait for standbys (synchronous_standby_names) can be cancelled while it
+ * waits. The server then says that it is done, after a warning that it may be done here only.  The
+ * warning is translated and its SQLSTATE is that of all warnings; the function that raises it has
+ * no other.
+ */
+bool pg_is_unreplicated(const PGresult *notice)
+{
+	const char *function = PQresultErrorField(notice, PG_DIAG_SOURCE_FUNCTION);
+
+	return function != NULL && strcmp(function, "SyncRepWaitForLSN") == 0;
+}
+
+/*
  * May the same thing be done again with a chance to succeed?  An error has undone the statement, or
  * the whole transaction it was in, so repeating (the statement, or the transaction from its start)
  * never does harm; the question is whether another time can go better:

@@ -26,6 +26,7 @@ void pg_answer_clear(struct pg_backend *pg)
 	pg->nrows = 0;
 	pg->affected = 0;
 	pg->aborted = false;
+	pg->unreplicated = false;
 	pg->skipped = false;
 	pg->columns_known = false;
 	pg->row_begun = false;
@@ -456,12 +457,20 @@ static void fail_request(struct pg_backend *pg, struct request *r)
 		.code = FAIL_TX_ABORTED,
 		.message = "the transaction had failed before COMMIT and was rolled back",
 	};
+	static const struct failure unreplicated = {
+		.code = FAIL_OUTCOME_UNKNOWN,
+		.unknown = true,
+		.message = "committed, but the wait for a standby was cancelled: if this server is "
+			   "lost it may be lost as well",
+	};
 	PGresult *error = pg->error;
 	struct failure f;
 
 	if (error == NULL) {
+		bool rolled_back = pg->aborted;
+
 		pg_answer_clear(pg);
-		request_failed(r, &aborted);
+		request_failed(r, rolled_back ? &aborted : &unreplicated);
 		return;
 	}
 	pg->error = NULL;
@@ -542,7 +551,7 @@ static void end_request(struct pg_backend *pg, const struct pg_step *s)
 		pg->fatal = true;
 		pg_break(pg, "a statement left a transaction open on a shared connection");
 	}
-	if (pg->error != NULL || pg->aborted) {
+	if (pg->error != NULL || pg->aborted || pg->unreplicated) {
 		fail_request(pg, r);
 	} else {
 		pg_answer_clear(pg);
