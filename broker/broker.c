@@ -14,7 +14,9 @@
 #include "listener.h"
 #include "log.h"
 #include "pool.h"
+#include "reload.h"
 #include "request_core.h"
+#include "server.h"
 #include "session.h"
 
 #include <errno.h>
@@ -27,9 +29,6 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
-
-/* A pool that cannot reach its server at start gives up after this many milliseconds. */
-#define START_TIMEOUT_MS 15000u
 
 enum broker_phase {
 	BROKER_STARTING,
@@ -45,6 +44,7 @@ struct broker_proc {
 	struct io io;
 	struct board *board;
 	struct listener *listener;
+	unsigned max_pools, max_servers; /* rows of the board */
 	uv_signal_t term, intr;
 	enum broker_phase phase;
 	uint64_t phase_since_ns;
@@ -81,13 +81,32 @@ static gid_t monitor_gid(const struct config *cfg)
 	return g->gr_gid;
 }
 
+/* Rows beyond those needed now, for what a reload brings.  Untouched ones cost no memory. */
+#define SPARE_POOLS 16u
+#define SPARE_SERVERS 32u
+#define SPARE_CONNS 1024u
+
+static unsigned count_conns(const struct config *cfg)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < cfg->npools; i++) {
+		const struct config_pool *p = &cfg->pools[i];
+
+		n += p->nservers * ((unsigned)p->max_size + (unsigned)p->max_overflow +
+					   MEMBER_MAX_READERS + 2);
+	}
+	return n;
+}
+
 static int make_board(struct broker_proc *b)
 {
 	const struct config *cfg = b->cfg;
 	char s_path[512], q_path[512];
 	struct board_geometry g = {
-		.npools = cfg->npools,
-		.nservers = cfg->nservers,
+		.npools = cfg->npools + SPARE_POOLS,
+		.nservers = cfg->nservers + SPARE_SERVERS,
+		.nconns = count_conns(cfg) + SPARE_CONNS,
 		.nworkers = (unsigned)cfg->broker.max_workers,
 		.nslow = (unsigned)cfg->broker.slow_log_size,
 		.nshapes = (unsigned)cfg->broker.statement_shapes,
@@ -100,7 +119,6 @@ static int make_board(struct broker_proc *b)
 	int err;
 
 	for (unsigned i = 0; i < cfg->npools; i++) {
-		g.nconns += (unsigned)cfg->pools[i].max_size + POOL_MAX_READERS + 1;
 		g.nsamples = cfg->pools[i].slow_sample > 0 ? g.nslow : g.nsamples;
 	}
 	if (q.gid == (gid_t)-1) {
@@ -116,42 +134,36 @@ static int make_board(struct broker_proc *b)
 	} else if (err < 0) {
 		log_error("cannot create the board %s: %s", s_path, strerror(-err));
 	}
+	b->max_pools = g.npools;
+	b->max_servers = g.nservers;
+	b->io.nconn_rows = g.nconns;
 	return err;
 }
 
-static unsigned server_index(const struct config *cfg, const char *name)
+static int make_tables(struct broker_proc *b)
 {
-	for (unsigned i = 0; i < cfg->nservers; i++) {
-		if (strcmp(cfg->servers[i].name, name) == 0) {
-			return i;
-		}
+	struct io *io = &b->io;
+
+	io->nslots = (unsigned)b->cfg->broker.max_workers;
+	io->slot_taken = calloc(io->nslots, sizeof(bool));
+	io->conn_row_taken = calloc(io->nconn_rows, sizeof(bool));
+	io->pools = calloc(b->max_pools, sizeof(struct pool *));
+	io->servers = calloc(b->max_servers, sizeof(struct server *));
+	if (io->slot_taken == NULL || io->conn_row_taken == NULL || io->pools == NULL ||
+		io->servers == NULL) {
+		log_error("out of memory");
+		return -ENOMEM;
 	}
-	check(!"config_load made sure that every pool's servers exist");
 	return 0;
 }
 
 static int make_pools(struct broker_proc *b)
 {
-	const struct config *cfg = b->cfg;
-	unsigned first_conn = 0;
+	char err[512] = "";
 
-	b->io.pools = calloc(cfg->npools, sizeof(struct pool *));
-	if (b->io.pools == NULL) {
-		return -ENOMEM;
-	}
-	b->io.npools = cfg->npools;
-	for (unsigned i = 0; i < cfg->npools; i++) {
-		const struct config_pool *p = &cfg->pools[i];
-		unsigned s = server_index(cfg, p->servers[0]);
-		char err[512] = "";
-
-		if (pool_create(&b->io, i, first_conn, p, &cfg->servers[s], s, &b->io.pools[i], err,
-			    sizeof(err)) < 0) {
-			log_error("pool %s: %s", p->name, err);
-			return -EINVAL;
-		}
-		first_conn += b->io.pools[i]->nconns;
-		pool_grow(b->io.pools[i]);
+	if (reload_apply(&b->io, b->cfg, b->max_pools, b->max_servers, err, sizeof(err)) < 0) {
+		log_error("%s", err);
+		return -1;
 	}
 	return 0;
 }
@@ -179,25 +191,37 @@ static void give_up_start(struct broker_proc *b, const char *why)
 	start_closing(b);
 }
 
-/* Every pool must have reached its database before the first worker is let in. */
+/* A pool that is not ready: may the start go on without it?  False: wait, or give up with *why. */
+static bool may_start_without(struct broker_proc *b, struct pool *p, char *why, size_t size)
+{
+	uint64_t patience = (uint64_t)p->config->init_fail_timeout * 1000000u;
+
+	if (patience == 0) {
+		return true;
+	}
+	if (pool_is_hopeless(p, why, size)) {
+		return false;
+	}
+	if (io_now(&b->io) - b->phase_since_ns <= patience) {
+		why[0] = '\0';
+	}
+	return false;
+}
+
+/* Every pool must have reached a database before the first worker is let in. */
 static void check_start(struct broker_proc *b)
 {
-	char text[512], err[256] = "";
-	bool late = io_now(&b->io) - b->phase_since_ns > (uint64_t)START_TIMEOUT_MS * 1000000u;
+	char why[512] = "", err[256] = "";
 
 	for (unsigned i = 0; i < b->io.npools; i++) {
-		const struct pool *p = b->io.pools[i];
+		struct pool *p = b->io.pools[i];
 
-		if (pool_is_ready(p)) {
-			continue;
+		if (!pool_is_ready(p) && !may_start_without(b, p, why, sizeof(why))) {
+			if (why[0] != '\0') {
+				give_up_start(b, why);
+			}
+			return;
 		}
-		if (p->permanent_failure || late) {
-			snprintf(text, sizeof(text), "pool %s: server %s cannot be used: %s",
-				p->config->name, p->server->name,
-				p->last_error[0] != '\0' ? p->last_error : "no answer");
-			give_up_start(b, text);
-		}
-		return;
 	}
 	if (listener_create(&b->io, b->cfg->broker.socket, (int)b->cfg->broker.socket_mode,
 		    b->start->listen_fd, b->start->attach_fd, &b->listener, err, sizeof(err)) < 0) {
@@ -213,11 +237,7 @@ static void check_start(struct broker_proc *b)
 static bool work_in_flight(struct broker_proc *b)
 {
 	for (unsigned i = 0; i < b->io.npools; i++) {
-		const struct pool *p = b->io.pools[i];
-
-		if (p != NULL && p->state_count[CONN_BUSY] + p->state_count[CONN_LEASED] +
-						p->state_count[CONN_RESETTING] >
-					0) {
+		if (b->io.pools[i] != NULL && pool_used(b->io.pools[i]) > 0) {
 			return true;
 		}
 	}
@@ -240,6 +260,11 @@ static void start_closing(struct broker_proc *b)
 {
 	b->io.stopping = true;
 	listener_destroy(&b->listener);
+	for (unsigned i = 0; i < b->io.nservers; i++) {
+		if (b->io.servers[i] != NULL) {
+			health_stop(b->io.servers[i]);
+		}
+	}
 	for (unsigned i = 0; i < b->io.npools; i++) {
 		if (b->io.pools[i] != NULL) {
 			pool_close(b->io.pools[i]);
@@ -274,6 +299,11 @@ static void on_tick(struct io *io, void *arg)
 	struct broker_proc *b = arg;
 	uint64_t age = io_now(io) - b->phase_since_ns;
 
+	for (unsigned i = 0; i < io->nservers; i++) {
+		if (io->servers[i] != NULL && server_watch(io->servers[i]) == 0) {
+			server_mirror(io->servers[i]);
+		}
+	}
 	switch (b->phase) {
 	case BROKER_STARTING:
 		check_start(b);
@@ -343,7 +373,12 @@ static void destroy(struct broker_proc *b)
 	for (unsigned i = 0; b->io.pools != NULL && i < b->io.npools; i++) {
 		pool_destroy(&b->io.pools[i]);
 	}
+	for (unsigned i = 0; b->io.servers != NULL && i < b->io.nservers; i++) {
+		server_destroy(&b->io.servers[i]);
+	}
 	free(b->io.pools);
+	free(b->io.servers);
+	free(b->io.conn_row_taken);
 	free(b->io.slot_taken);
 	board_destroy(&b->board);
 }
@@ -352,6 +387,7 @@ int broker_main(const struct config *cfg, const struct broker_start *start)
 {
 	struct broker_proc *b = calloc(1, sizeof(*b));
 	struct segment_identity id;
+	unsigned conn_rows;
 	int status;
 
 	if (b == NULL) {
@@ -365,7 +401,8 @@ int broker_main(const struct config *cfg, const struct broker_start *start)
 		free(b);
 		return EXIT_FAILURE;
 	}
-	id = b->io.identity;
+	id = b->io.identity; /* io_init begins with nothing */
+	conn_rows = b->io.nconn_rows;
 	if (io_init(&b->io, cfg, b->board) < 0) {
 		log_error("cannot set up the event loop");
 		board_destroy(&b->board);
@@ -373,8 +410,7 @@ int broker_main(const struct config *cfg, const struct broker_start *start)
 		return EXIT_FAILURE;
 	}
 	b->io.identity = id;
-	b->io.nslots = (unsigned)cfg->broker.max_workers;
-	b->io.slot_taken = calloc(b->io.nslots, sizeof(bool));
+	b->io.nconn_rows = conn_rows;
 	b->io.on_tick = on_tick;
 	b->io.on_tick_arg = b;
 	uv_signal_init(&b->io.loop, &b->term);
@@ -383,7 +419,7 @@ int broker_main(const struct config *cfg, const struct broker_start *start)
 	uv_signal_start(&b->term, on_signal, SIGTERM);
 	uv_signal_start(&b->intr, on_signal, SIGINT);
 	set_phase(b, BROKER_STARTING);
-	if (b->io.slot_taken == NULL || make_pools(b) < 0) {
+	if (make_tables(b) < 0 || make_pools(b) < 0) {
 		b->status = EXIT_FAILURE;
 		start_closing(b);
 	}

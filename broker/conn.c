@@ -23,8 +23,6 @@
 #define SLOW_HEAD_NS (10u * 1000000u)
 /* A cancel that found nothing to cancel is repeated after this. */
 #define CANCEL_AGAIN_NS (50u * 1000000u)
-/* A connection on which a cancelled statement still runs after this is closed. */
-#define CANCEL_WAIT_NS (10ull * 1000000000u)
 
 static void on_slow_head(struct timer *t);
 
@@ -34,20 +32,29 @@ static struct request *head_of(struct conn *c)
 					    : cds_list_first_entry(&c->inflight, struct request, link);
 }
 
-void conn_init(struct conn *c, struct pool *p, unsigned slot)
+void conn_init(struct conn *c, struct member *m, unsigned slot)
 {
 	memset(c, 0, sizeof(*c));
-	c->pool = p;
-	c->io = p->io;
-	c->driver = p->driver;
-	c->server_priv = p->server_priv;
+	c->member = m;
+	c->pool = m->pool;
+	c->io = m->pool->io;
+	c->driver = m->driver;
+	c->server_priv = m->server_priv;
 	c->slot = slot;
-	c->roles = p->driver->roles(p->server_priv, slot);
+	c->row = io_take_conn_row(c->io);
+	c->roles = m->driver->roles(m->server_priv, slot);
 	c->state = CONN_CLOSED;
 	c->slow.fire = on_slow_head;
 	CDS_INIT_LIST_HEAD(&c->inflight);
-	cds_list_add_tail(&c->link, &p->in_state[CONN_CLOSED]);
-	p->state_count[CONN_CLOSED]++;
+	cds_list_add_tail(&c->link, &m->in_state[CONN_CLOSED]);
+	m->state_count[CONN_CLOSED]++;
+}
+
+void conn_finish(struct conn *c)
+{
+	check(c->state == CONN_CLOSED);
+	io_timer_clear(c->io, &c->slow);
+	io_drop_conn_row(c->io, c->row);
 }
 
 void conn_check(struct conn *c)
@@ -78,14 +85,15 @@ void conn_check(struct conn *c)
 
 void conn_set_state(struct conn *c, enum conn_state state)
 {
-	struct pool *p = c->pool;
+	struct member *m = c->member;
 
-	p->state_count[c->state]--;
+	m->server->open += (state != CONN_CLOSED) - (c->state != CONN_CLOSED);
+	m->state_count[c->state]--;
 	cds_list_del(&c->link);
 	c->state = state;
 	c->since_ns = io_now(c->io);
-	p->state_count[state]++;
-	cds_list_add(&c->link, &p->in_state[state]); /* newest first: idle ones are used LIFO */
+	m->state_count[state]++;
+	cds_list_add(&c->link, &m->in_state[state]); /* newest first: idle ones are used LIFO */
 	conn_check(c);
 }
 
@@ -97,6 +105,8 @@ void conn_open(struct conn *c)
 	c->generation++;
 	c->tx = CONN_TX_IDLE;
 	c->dirty = c->retire = c->cancelling = c->shareable = c->resume_wanted = false;
+	c->testing = false;
+	c->tested_ns = 0;
 	c->backend_pid = 0;
 	c->statements = c->turn_sends = 0;
 	c->cancel_first_ns = 0;
@@ -109,12 +119,12 @@ void conn_ready(struct conn *c)
 	struct pool *p = c->pool;
 
 	check(c->state == CONN_CONNECTING);
-	c->connected_ns = io_now(c->io);
+	c->connected_ns = c->idle_since_ns = io_now(c->io);
 	board_pool_count(c->io->board, p->index, POOL_METRIC_CONNECTIONS_OPENED, 1);
-	pool_connected(p);
-	log_debug("pool %s: connection %u ready backend=%d", p->config->name, c->slot,
-		c->backend_pid);
+	log_debug("pool %s: connection %u of server %s ready backend=%d", p->config->name, c->slot,
+		c->member->server->config->name, c->backend_pid);
 	conn_set_state(c, CONN_IDLE);
+	member_connected(c->member);
 }
 
 /* What was in flight is repeated or answered; the lease is broken.  Leaves inflight empty. */
@@ -142,11 +152,11 @@ void conn_closed(struct conn *c, const struct failure *f)
 	static const struct failure gone = {
 		.code = FAIL_UNAVAILABLE, .message = "the connection to the database was lost"};
 	struct pool *p = c->pool;
-	bool connecting = c->state == CONN_CONNECTING;
+	bool connecting = c->state == CONN_CONNECTING, lost = c->state != CONN_CLOSING;
 
 	check(c->state != CONN_CLOSED);
 	c->losing = true;
-	if (c->state != CONN_CLOSING) {
+	if (lost) {
 		take_work_away(c, f != NULL ? f : &gone);
 	}
 	c->losing = false;
@@ -156,17 +166,22 @@ void conn_closed(struct conn *c, const struct failure *f)
 	}
 	c->priv = NULL;
 	c->tx = CONN_TX_IDLE;
-	c->dirty = false;
+	c->dirty = c->testing = false;
 	conn_set_state(c, CONN_CLOSED);
 	if (connecting) {
-		pool_connect_failed(p, c, f != NULL ? f : &gone);
-	} else {
+		member_connect_failed(c->member, f != NULL ? f : &gone);
+	} else if (c->connected_ns != 0) {
 		board_pool_count(c->io->board, p->index, POOL_METRIC_CONNECTIONS_CLOSED, 1);
 		if (f != NULL) {
-			log_info("pool %s: connection %u lost: %s", p->config->name, c->slot, f->message);
+			log_info("pool %s: connection %u of server %s lost: %s", p->config->name,
+				c->slot, c->member->server->config->name, f->message);
 		}
 	}
-	pool_grow(p);
+	c->connected_ns = 0;
+	if (lost) {
+		health_hurry(c->member->server);
+	}
+	member_grow(c->member);
 }
 
 void conn_give_up(struct conn *c, const struct failure *f)
@@ -195,6 +210,9 @@ void conn_start(struct conn *c, struct request *r, unsigned begin)
 	r->conn = c;
 	r->sends++;
 	r->sent_ns = io_now(c->io);
+	if (c->pool->config->query_timeout > 0) {
+		request_bound(r, r->sent_ns + (uint64_t)c->pool->config->query_timeout * 1000000u);
+	}
 	cds_list_add_tail(&r->link, &c->inflight);
 	if (c->ninflight++ == 0) {
 		c->head_ns = r->sent_ns;
@@ -226,11 +244,16 @@ static void conn_rest(struct conn *c)
 		c->driver->reset(c, what);
 		return;
 	}
-	if (c->retire || c->io->stopping) {
+	if (c->testing) {
+		c->testing = false;
+		c->tested_ns = io_now(c->io);
+	} else {
+		c->idle_since_ns = io_now(c->io);
+	}
+	if (!member_keeps(c->member, c)) {
 		conn_give_up(c, NULL);
 		return;
 	}
-	c->idle_since_ns = io_now(c->io);
 	conn_set_state(c, CONN_IDLE);
 	if (c->pool->nwaiters > 0) {
 		io_again(c->io); /* this turn may be past its dispatch */
@@ -244,6 +267,7 @@ void conn_request_ended(struct conn *c, struct request *r)
 	cds_list_del(&r->link);
 	r->link.next = NULL;
 	r->conn = NULL;
+	pool_cap_drop(c->pool, &r->capped);
 	c->ninflight--;
 	c->head_ns = io_now(c->io);
 	if (c->losing) {
@@ -279,13 +303,21 @@ void conn_reset_done(struct conn *c, bool ok)
 {
 	check(c->state == CONN_RESETTING);
 	if (!ok || c->tx != CONN_TX_IDLE) {
-		log_warning("pool %s: connection %u could not be cleaned and is closed",
-			c->pool->config->name, c->slot);
+		log_warning("pool %s: connection %u of server %s could not be cleaned and is closed",
+			c->pool->config->name, c->slot, c->member->server->config->name);
 		conn_give_up(c, NULL);
 		return;
 	}
 	c->dirty = false;
 	conn_rest(c);
+}
+
+void conn_test(struct conn *c)
+{
+	check(c->state == CONN_IDLE);
+	c->testing = true;
+	conn_set_state(c, CONN_RESETTING);
+	c->driver->reset(c, 0);
 }
 
 void conn_copy_drained(struct conn *c)
@@ -419,17 +451,26 @@ void conn_tick(struct conn *c)
 	static const struct failure stuck = {.code = FAIL_UNAVAILABLE,
 		.message = "a statement did not end when it was cancelled; its connection was closed"};
 	uint64_t now = io_now(c->io);
+	uint64_t cancel_wait = (uint64_t)c->pool->config->cancel_wait_timeout * 1000000u;
 	struct request *head = head_of(c);
 
+	if (c->state == CONN_RESETTING &&
+		now - c->since_ns > (uint64_t)c->pool->config->validation_timeout * 1000000u) {
+		log_warning("pool %s: connection %u of server %s does not answer and is closed",
+			c->pool->config->name, c->slot, c->member->server->config->name);
+		conn_give_up(c, NULL);
+		health_hurry(c->member->server);
+		return;
+	}
 	if (head == NULL || !head->cancel_wanted) {
 		if (!c->cancelling) {
 			c->cancel_first_ns = 0;
 		}
-		if (!c->cancelling || now - c->cancel_ns < CANCEL_WAIT_NS) {
+		if (!c->cancelling || now - c->cancel_ns < cancel_wait) {
 			return;
 		}
 	}
-	if (c->cancel_first_ns != 0 && now - c->cancel_first_ns >= CANCEL_WAIT_NS) {
+	if (c->cancel_first_ns != 0 && now - c->cancel_first_ns >= cancel_wait) {
 		conn_give_up(c, &stuck);
 		return;
 	}

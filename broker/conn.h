@@ -10,7 +10,9 @@
 
 #include "driver.h"
 
-void conn_init(struct conn *c, struct pool *p, unsigned slot);
+void conn_init(struct conn *c, struct member *m, unsigned slot);
+/* It is CLOSED, and goes for good. */
+void conn_finish(struct conn *c);
 void conn_set_state(struct conn *c, enum conn_state state);
 /* Asserts what must hold in each state. */
 void conn_check(struct conn *c);
@@ -25,6 +27,9 @@ void conn_start(struct conn *c, struct request *r, unsigned begin);
 void conn_request_ended(struct conn *c, struct request *r);
 /* The lease is over: clean the connection and give it back when nothing is in flight. */
 void conn_unlease(struct conn *c);
+
+/* c is IDLE: see whether it still works; meanwhile it is nobody's. */
+void conn_test(struct conn *c);
 
 /* Cancel r, which runs on c. */
 void conn_cancel_request(struct conn *c, struct request *r);

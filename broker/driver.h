@@ -34,6 +34,7 @@
 #include <uv.h>
 
 struct driver;
+struct member;
 
 enum conn_state {
 	CONN_CLOSED,
@@ -66,11 +67,13 @@ enum conn_role {
 
 struct conn {
 	/* set by the core */
-	struct pool *pool;
+	struct member *member;
+	struct pool *pool; /* of the member */
 	struct io *io;
 	const struct driver *driver;
 	void *server_priv; /* of driver->server_open */
-	unsigned slot; /* index in the pool */
+	unsigned slot; /* index in the member */
+	unsigned row; /* on the board, BOARD_NONE: none was free */
 	unsigned roles; /* enum conn_role; pool.c asks driver->roles */
 	enum conn_state state;
 	uint64_t generation; /* +1 with every connect */
@@ -79,12 +82,14 @@ struct conn {
 	struct lease *lease; /* LEASED, and RESETTING until its requests drained */
 	bool cancelling; /* a cancel is on its way: nothing new is sent until it is settled */
 	bool retire; /* close when it becomes idle */
+	bool testing; /* RESETTING: only to see whether it still works */
 	unsigned turn_sends; /* quick reads given to it in this turn of the loop */
 	bool shareable; /* BUSY: all that is in flight may share */
 	bool losing; /* its work is being taken away */
 	bool resume_wanted; /* the reader it was blocked by is gone */
 	bool flush_wanted; /* in io's list of connections to flush at the end of the turn */
 	uint64_t connected_ns, idle_since_ns, since_ns;
+	uint64_t tested_ns; /* it answered a test */
 	uint64_t head_ns; /* the head request is the head since */
 	uint64_t cancel_ns, cancel_first_ns; /* last, and first of those not settled */
 	uint64_t statements;
@@ -117,7 +122,8 @@ struct driver {
 		const struct config_pool *pool, void **priv, char *err, size_t errlen);
 	void (*server_close)(void *priv); /* after all its connections are CLOSED; NULL allowed */
 
-	/* Number of connections the pool has (SQLite: 1 writer + readers) and the roles of each. */
+	/* Number of connections the pool has to the server, without overflow (SQLite: 1 writer +
+	 * readers), and the roles of each. */
 	unsigned (*size)(void *server_priv, const struct config_pool *pool);
 	unsigned (*roles)(void *server_priv, unsigned slot);
 
@@ -166,7 +172,8 @@ struct driver {
 	 */
 	void (*cancel)(struct conn *c);
 
-	/* Nothing is in flight: clean the session as told (enum conn_reset).  Later conn_reset_done. */
+	/* Nothing is in flight: clean the session as told (enum conn_reset); 0: only see whether the
+	 * server answers.  Later conn_reset_done. */
 	void (*reset)(struct conn *c, unsigned what);
 
 	/* Give the connection up, in any state.  Requests in flight were taken away by the core, no

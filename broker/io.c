@@ -49,6 +49,25 @@ void conn_want_flush(struct conn *c)
 	}
 }
 
+unsigned io_take_conn_row(struct io *io)
+{
+	for (unsigned i = 0; i < io->nconn_rows; i++) {
+		if (!io->conn_row_taken[i]) {
+			io->conn_row_taken[i] = true;
+			return i;
+		}
+	}
+	return BOARD_NONE;
+}
+
+void io_drop_conn_row(struct io *io, unsigned row)
+{
+	if (row != BOARD_NONE) {
+		io->conn_row_taken[row] = false;
+		board_conn_row(io->board, row, NULL);
+	}
+}
+
 static void on_again(uv_idle_t *h)
 {
 	uv_idle_stop(h); /* its only effect is that this turn did not block */

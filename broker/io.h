@@ -30,6 +30,7 @@
 
 struct listener;
 struct pool;
+struct server;
 struct session;
 
 struct io {
@@ -50,6 +51,11 @@ struct io {
 	struct timer_wheel wheel;
 	struct pool **pools;
 	unsigned npools;
+	struct server **servers; /* by their rows on the board; NULL: none any more */
+	unsigned nservers;
+	unsigned nremoved; /* servers that are in no table any more and have members still */
+	bool *conn_row_taken; /* rows of the connections table */
+	unsigned nconn_rows;
 
 	struct cds_list_head sessions; /* all, struct session.link */
 	struct cds_list_head hot; /* polled each turn, struct session.hot_link */
@@ -94,6 +100,10 @@ void io_bell_del(struct io *io, int efd);
 /* A timer of the wheel: as timer_set, and keeps the wheel turning. */
 void io_timer_set(struct io *io, struct timer *t, uint64_t when_ns);
 void io_timer_clear(struct io *io, struct timer *t);
+
+/* A row of the connections table, BOARD_NONE if all are taken. */
+unsigned io_take_conn_row(struct io *io);
+void io_drop_conn_row(struct io *io, unsigned row);
 
 /* Do not block at the end of this turn. */
 void io_again(struct io *io);

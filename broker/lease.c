@@ -4,6 +4,7 @@
 
 #include "conn.h"
 #include "io.h"
+#include "log.h"
 #include "pool.h"
 #include "request_core.h"
 #include "session.h"
@@ -75,7 +76,7 @@ void lease_grant(struct lease *l, struct conn *c)
 	request_free(ask);
 	l->state = LEASE_ACTIVE;
 	l->conn = c;
-	l->since_ns = io_now(l->io);
+	l->since_ns = l->active_ns = io_now(l->io);
 	c->lease = l;
 	count(l, POOL_METRIC_LEASES_GRANTED);
 	board_pool_adjust(l->io->board, l->pool->index, POOL_METRIC_LEASES_ACTIVE, 1);
@@ -87,10 +88,16 @@ void lease_hold(struct lease *l)
 	l->holds++;
 }
 
+static void lease_free(struct lease *l)
+{
+	statement_put(l->io->statements, l->last);
+	free(l);
+}
+
 void lease_drop(struct lease *l)
 {
 	if (--l->holds == 0 && l->dead) {
-		free(l);
+		lease_free(l);
 	}
 }
 
@@ -107,6 +114,11 @@ static void give_conn_back(struct lease *l)
 		cds_list_entry(p, struct request, link)->lease = NULL;
 	}
 	l->conn = NULL;
+	pool_cap_drop(l->pool, &l->capped);
+	if (l->leaked) {
+		log_info("pool %s: a lease reported as held too long was given back after %.1f s",
+			l->pool->config->name, (double)(io_now(l->io) - l->since_ns) / 1e9);
+	}
 	count(l, POOL_METRIC_LEASES_RELEASED);
 	board_pool_adjust(l->io->board, l->pool->index, POOL_METRIC_LEASES_ACTIVE, -1);
 	conn_unlease(c);
@@ -136,7 +148,7 @@ static void lease_finish(struct lease *l)
 		l->session = NULL;
 		return;
 	}
-	free(l);
+	lease_free(l);
 }
 
 static void fail_with_reason(struct lease *l, struct request *r)
@@ -338,6 +350,11 @@ static void start(struct lease *l, struct request *r)
 		begin = l->flags & (REQ_F_TX | REQ_F_READONLY | REQ_F_SERIALIZABLE | REQ_F_REPEATABLE);
 		l->begun = true;
 	}
+	if (r->stmt != NULL && r->stmt != l->last) {
+		statement_hold(r->stmt);
+		statement_put(l->io->statements, l->last);
+		l->last = r->stmt;
+	}
 	l->gate = begin != 0 || is_copy(r->op);
 	if (r->op == REQ_COPY_IN) {
 		l->copy = r;
@@ -408,6 +425,7 @@ void lease_request_ended(struct lease *l, uint8_t op, bool failed)
 	if (l->state != LEASE_ACTIVE) {
 		return;
 	}
+	l->active_ns = io_now(l->io);
 	if (l->conn->losing && op != REQ_COMMIT && op != REQ_ROLLBACK) {
 		return; /* lease_break follows */
 	}
@@ -456,5 +474,61 @@ void lease_copy_end(struct lease *l, const char *error)
 
 		l->copy = NULL;
 		c->driver->copy_end(c, error);
+	}
+}
+
+/* -- time -------------------------------------------------------------------------------------- */
+
+static void take_away(struct lease *l, const char *sqlstate, const char *why)
+{
+	char text[200];
+	struct failure f = {.code = is_tx(l) ? FAIL_TX_ABORTED : FAIL_LEASE,
+		.retry_safe = true,
+		.message = text};
+
+	snprintf(text, sizeof(text), "%s; it was rolled back and taken away", why);
+	memcpy(f.sqlstate, sqlstate, strlen(sqlstate) + 1);
+	lease_break(l, &f);
+}
+
+static void report(struct lease *l, double silent)
+{
+	const struct config_pool *c = l->pool->config;
+	char text[256];
+
+	l->leaked = true;
+	snprintf(text, sizeof(text),
+		"worker %d%s%.*s holds a connection for %.1f s and has been silent for %.1f s%s%.60s",
+		session_pid(l->session), l->tag_len > 0 ? " tag " : "", (int)l->tag_len, l->tag,
+		(double)(io_now(l->io) - l->since_ns) / 1e9, silent,
+		l->last != NULL ? ", last statement: " : "",
+		l->last != NULL ? l->last->text : "");
+	count(l, POOL_METRIC_LEAKS);
+	log_warning("pool %s: %s (leak_threshold)", c->name, text);
+	board_event(l->io->board, BOARD_EVENT_LEAK, "pool %s: %s", c->name, text);
+}
+
+void lease_tick(struct lease *l)
+{
+	const struct config_pool *c = l->pool->config;
+	uint64_t now = io_now(l->io), ms = 1000000u;
+	uint64_t silent = l->conn->ninflight == 0 ? now - l->active_ns : 0;
+	bool open = is_tx(l) && l->begun;
+
+	if (l->session == NULL) {
+		return;
+	}
+	if (open && c->transaction_timeout > 0 &&
+		now - l->since_ns > (uint64_t)c->transaction_timeout * ms) {
+		take_away(l, "25P04", "the transaction took longer than transaction_timeout");
+	} else if (open && c->idle_tx_timeout > 0 && silent > (uint64_t)c->idle_tx_timeout * ms) {
+		take_away(l, "25P03", "the transaction was idle for longer than idle_tx_timeout");
+	} else if (c->leak_threshold > 0 && silent > (uint64_t)c->leak_threshold * ms) {
+		if (!l->leaked) {
+			report(l, (double)silent / 1e9);
+		}
+		if (c->leak_action == LEAK_ROLLBACK) {
+			take_away(l, "", "the lease was idle for longer than leak_threshold");
+		}
 	}
 }

@@ -44,6 +44,10 @@ struct lease {
 	struct request *copy; /* COPY IN that takes data */
 	struct cds_list_head pending; /* struct request.link */
 	uint64_t since_ns; /* granted */
+	uint64_t active_ns; /* ACTIVE: something of it ended or was granted last */
+	bool leaked; /* reported as held too long */
+	struct statement *last; /* that was started last, a reference; NULL: none */
+	struct capped capped; /* ACTIVE */
 	uint32_t tag_len;
 	char tag[CHAN_TAG_MAX];
 	enum fail_code broken_code;
@@ -81,6 +85,8 @@ void lease_break(struct lease *l, const struct failure *f);
 void lease_abort(struct lease *l, const struct failure *f);
 /* A statement of its transaction failed without reaching the server: nothing of it may stay. */
 void lease_spoil(struct lease *l);
+/* Housekeeping, while it is ACTIVE: is it held too long?  May break it. */
+void lease_tick(struct lease *l);
 /* The worker is gone. */
 void lease_orphan(struct lease *l);
 

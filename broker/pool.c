@@ -12,120 +12,157 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Never queue behind a statement that runs longer than this. */
-#define SHARE_HEAD_NS (5u * 1000000u)
-/* Writes that one SQLite transaction may gather. */
-#define SHARE_WRITES_MAX 64u
-/* Quick reads that are put on one connection in one turn, before another is looked for. */
-#define SHARE_GROUP 8u
-/* Connections of one pool being opened at once. */
-#define PARALLEL_CONNECTS 4u
-#define BACKOFF_FIRST_NS (10ull * 1000000u)
-#define BACKOFF_LAST_NS (5000ull * 1000000u)
+#define MS UINT64_C(1000000)
+
+static void on_expiry(struct timer *t);
 
 static void count(struct pool *p, enum pool_metric m, uint64_t n)
 {
 	board_pool_count(p->io->board, p->index, m, n);
 }
 
-static bool must_write(const struct request *r)
+unsigned pool_count(const struct pool *p, enum conn_state state)
 {
-	return !request_reads(r);
-}
+	struct member *m;
+	unsigned n = 0;
 
-static enum pool_queue queue_of(const struct pool *p, const struct request *r)
-{
-	return p->split && !must_write(r) ? POOL_QUEUE_READS : POOL_QUEUE_ALL;
-}
-
-/* -- choosing ---------------------------------------------------------------------------------- */
-
-static struct conn *idle_conn(struct pool *p, unsigned role)
-{
-	struct conn *c, *other = NULL;
-
-	cds_list_for_each_entry(c, &p->in_state[CONN_IDLE], link)
+	cds_list_for_each_entry(m, &p->members, pool_link)
 	{
-		if (role == CONN_WRITES ? (c->roles & CONN_WRITES) != 0
-					: (c->roles & CONN_WRITES) == 0) {
-			return c;
-		}
-		if (c->roles & role) {
-			other = other == NULL ? c : other;
-		}
+		n += m->state_count[state];
 	}
-	return other;
+	return n;
 }
 
-/* May r be in flight together with statements of other workers? */
-static bool may_share(const struct pool *p, const struct request *r)
+unsigned pool_used(const struct pool *p)
 {
-	if (r->op != REQ_EXEC || (r->flags & REQ_F_STREAM) || (r->stmt->traits & STMT_SUSPECT)) {
-		return false;
-	}
-	if (p->driver->share & DRIVER_SHARE_READS) {
-		return (r->flags & REQ_F_READONLY) != 0 && r->sends == 0 &&
-		       r->stmt->quick_ns < SHARE_HEAD_NS && !session_has_lease(r->session);
-	}
-	return (p->driver->share & DRIVER_SHARE_WRITES) != 0 && must_write(r);
+	return pool_count(p, CONN_BUSY) + pool_count(p, CONN_LEASED) +
+	       pool_count(p, CONN_RESETTING);
 }
 
-static struct conn *shared_conn(struct pool *p, const struct request *r)
+/* -- which server does what -------------------------------------------------------------------- */
+
+static struct failure unusable(const struct member *m, char *text, size_t size)
 {
-	bool reads = (p->driver->share & DRIVER_SHARE_READS) != 0;
-	unsigned limit = reads ? (unsigned)p->config->max_pipeline : SHARE_WRITES_MAX;
-	bool quick = reads && request_is_quick(r);
-	uint64_t now = io_now(p->io);
-	struct conn *c, *best = NULL;
-
-	cds_list_for_each_entry(c, &p->in_state[CONN_BUSY], link)
-	{
-		const struct request *head;
-
-		if (!c->shareable || c->cancelling || c->retire || c->ninflight >= limit ||
-			c->ninflight == 0 || c->dirty || c->tx != CONN_TX_IDLE) {
-			continue;
-		}
-		head = cds_list_first_entry(&c->inflight, struct request, link);
-		if (reads && (now - c->head_ns > SHARE_HEAD_NS || head->out.blocked ||
-				     head->session == NULL)) {
-			continue;
-		}
-		if (quick && c->turn_sends > 0 && c->turn_sends < SHARE_GROUP) {
-			return c; /* what goes out together costs less */
-		}
-		if (best == NULL || c->ninflight < best->ninflight) {
-			best = c;
-		}
-	}
-	return best;
+	snprintf(text, size, "server %s %s%s%s", m->server->config->name,
+		m->server->state.verdict == VERDICT_DOWN ? "is down" : "takes no writes any more",
+		m->server->last_error[0] != '\0' ? ": " : "", m->server->last_error);
+	return (struct failure){.code = FAIL_UNAVAILABLE, .retry_safe = true, .message = text};
 }
 
-static struct conn *pick(struct pool *p, const struct request *r, enum pool_queue q)
+static const char *name_of(const struct pool *p, int server)
 {
-	struct conn *c = idle_conn(p, must_write(r) ? CONN_WRITES : CONN_READS);
-
-	if (c == NULL && p->split && q == POOL_QUEUE_ALL) {
-		c = idle_conn(p, CONN_WRITES); /* it was not known to read when it queued */
-	}
-	if (c == NULL && may_share(p, r)) {
-		c = shared_conn(p, r);
-	}
-	return c;
+	return server < 0 ? "none" : p->member[server]->server->config->name;
 }
 
-static void give(struct pool *p, struct request *r, struct conn *c)
+static void tell(struct pool *p, const struct decision *was)
 {
-	if (r->op == REQ_LEASE) {
-		conn_set_state(c, CONN_LEASED);
-		lease_grant(r->lease, c);
+	const struct decision *d = &p->decision;
+
+	if (d->writer != was->writer && p->ever_ready) {
+		log_warning("pool %s: writes go to server %s, before: %s (%s)", p->config->name,
+			name_of(p, d->writer), name_of(p, was->writer), d->why);
+		board_event(p->io->board, BOARD_EVENT_FAILOVER,
+			"pool %s: writes go to server %s, before: %s (%s)", p->config->name,
+			name_of(p, d->writer), name_of(p, was->writer), d->why);
+		count(p, POOL_METRIC_FAILOVERS, 1);
+	} else if (d->mode != was->mode && p->ever_ready) {
+		log_info("pool %s: %s", p->config->name, d->why);
+	}
+}
+
+/* What runs on servers that are gone, or that must not be used, is lost now, not when TCP notices. */
+static void cut_off(struct pool *p)
+{
+	for (unsigned i = 0; i < p->nmembers; i++) {
+		struct member *m = p->member[i];
+		char text[300];
+		struct failure f = unusable(m, text, sizeof(text));
+
+		if (m->server->state.verdict == VERDICT_DOWN || (p->decision.fenced >> i & 1) != 0) {
+			member_close(m, &f);
+		} else if (m->server->state.verdict == VERDICT_RECOVERING) {
+			m->backoff_ns = 0; /* it answers: no reason to wait */
+		}
+	}
+}
+
+void pool_decide(struct pool *p)
+{
+	struct server_state s[FAILOVER_MAX_SERVERS];
+	struct failover_policy policy = {
+		.read_from = p->config->read_from,
+		.fallback = p->config->fallback,
+		.max_lag_ns = (uint64_t)p->config->max_lag * MS,
+	};
+	struct decision was = p->decision;
+
+	if (p->closing) {
 		return;
 	}
-	if (c->state == CONN_IDLE) {
-		c->shareable = may_share(p, r);
-		conn_set_state(c, CONN_BUSY);
+	for (unsigned i = 0; i < p->nmembers; i++) {
+		s[i] = p->member[i]->server->state;
 	}
-	conn_start(c, r, 0);
+	p->decision = decide(&policy, s, p->nmembers, &was);
+	p->writer = p->decision.writer >= 0 ? p->member[p->decision.writer] : NULL;
+	if (p->decision.mode != was.mode || p->decided_ns == 0) {
+		p->decided_ns = io_now(p->io);
+	}
+	tell(p, &was);
+	cut_off(p);
+	if (p->nwaiters > 0) {
+		io_again(p->io); /* this turn may be past its dispatch */
+	}
+}
+
+void server_changed(struct server *s)
+{
+	for (unsigned i = 0; i < s->io->npools; i++) {
+		struct pool *p = s->io->pools[i];
+
+		for (unsigned k = 0; p != NULL && k < p->nmembers; k++) {
+			if (p->member[k]->server == s) {
+				pool_decide(p);
+				break;
+			}
+		}
+	}
+}
+
+/* -- caps -------------------------------------------------------------------------------------- */
+
+static bool is_capped(const struct pool *p, const struct request *r)
+{
+	const struct config_pool *c = p->config;
+
+	return (c->max_per_uid > 0 && caps_used(&p->caps, CAP_UID, session_uid(r->session)) >=
+					      (unsigned)c->max_per_uid) ||
+	       (c->max_per_tag > 0 && r->tag_len > 0 &&
+		       caps_used(&p->caps, CAP_TAG, caps_tag(r->tag, r->tag_len)) >=
+			       (unsigned)c->max_per_tag);
+}
+
+void pool_cap_take(struct pool *p, struct capped *c, const struct request *r)
+{
+	*c = (struct capped){0};
+	if (p->config->max_per_uid > 0) {
+		c->uid = session_uid(r->session);
+		c->uid_taken = caps_take(&p->caps, CAP_UID, c->uid);
+	}
+	if (p->config->max_per_tag > 0 && r->tag_len > 0) {
+		c->tag = caps_tag(r->tag, r->tag_len);
+		c->tag_taken = caps_take(&p->caps, CAP_TAG, c->tag);
+	}
+}
+
+void pool_cap_drop(struct pool *p, struct capped *c)
+{
+	if (c->uid_taken) {
+		caps_drop(&p->caps, CAP_UID, c->uid);
+	}
+	if (c->tag_taken) {
+		caps_drop(&p->caps, CAP_TAG, c->tag);
+	}
+	*c = (struct capped){0};
 }
 
 /* -- waiting ----------------------------------------------------------------------------------- */
@@ -137,17 +174,37 @@ static struct request *first_waiter(struct pool *p, enum pool_queue q)
 		       : cds_list_first_entry(&p->waiters[q], struct request, link);
 }
 
+/* The first whose user and tag may have another connection. */
+static struct request *first_eligible(struct pool *p, enum pool_queue q)
+{
+	struct request *r;
+
+	if (p->config->max_per_uid == 0 && p->config->max_per_tag == 0) {
+		return first_waiter(p, q);
+	}
+	cds_list_for_each_entry(r, &p->waiters[q], link)
+	{
+		if (!is_capped(p, r)) {
+			return r;
+		}
+	}
+	return NULL;
+}
+
 static void dequeue(struct pool *p, struct request *r)
 {
 	cds_list_del(&r->link);
 	r->link.next = NULL;
 	r->state = REQUEST_NEW;
 	p->nwaiters--;
+	if (r->round != p->round) {
+		count(p, POOL_METRIC_WAITS, 1);
+	}
 }
 
 static uint64_t wait_end(const struct pool *p, uint64_t since_ns)
 {
-	return since_ns + (uint64_t)p->config->acquire_timeout * 1000000u;
+	return since_ns + (uint64_t)p->config->acquire_timeout * MS;
 }
 
 /* A waiter whose time is over, or NULL; *next gets the time at which the first of the others ends.
@@ -193,16 +250,21 @@ static void on_expiry(struct timer *t)
 
 static void enqueue(struct pool *p, struct request *r)
 {
-	struct cds_list_head *q = &p->waiters[queue_of(p, r)];
+	struct cds_list_head *q = &p->waiters[choice_queue(p, r)];
 	struct cds_list_head *at = q;
 
-	/* By arrival; a new one is the last, so this loop ends at once but for requeued ones. */
+	r->rank_ns = r->arrived_ns + (r->flags & REQ_F_BATCH
+						     ? (uint64_t)p->config->batch_patience * MS
+						     : 0);
+	/* A new one is the last, so this loop ends at once but for those queued again and among
+	 * batch ones. */
 	while (at->prev != q &&
-		cds_list_entry(at->prev, struct request, link)->arrived_ns > r->arrived_ns) {
+		cds_list_entry(at->prev, struct request, link)->rank_ns > r->rank_ns) {
 		at = at->prev;
 	}
 	cds_list_add_tail(&r->link, at);
 	r->state = REQUEST_QUEUED;
+	r->round = p->round;
 	r->wait_until_ns = wait_end(p, r->arrived_ns);
 	p->nwaiters++;
 }
@@ -239,33 +301,71 @@ void pool_unqueue(struct pool *p, struct request *r)
 	dequeue(p, r);
 }
 
+/* -- serving ----------------------------------------------------------------------------------- */
+
+static void give(struct pool *p, struct request *r, struct conn *c)
+{
+	if (r->op == REQ_LEASE) {
+		pool_cap_take(p, &r->lease->capped, r);
+		conn_set_state(c, CONN_LEASED);
+		lease_grant(r->lease, c);
+		return;
+	}
+	pool_cap_take(p, &r->capped, r);
+	if (c->state == CONN_IDLE) {
+		c->shareable = choice_may_share(c->member, r);
+		conn_set_state(c, CONN_BUSY);
+	}
+	conn_start(c, r, 0);
+}
+
+/* False: it has to wait on. */
+static bool serve(struct pool *p, struct request *r, const struct request *older)
+{
+	struct conn *c;
+
+	if (request_is_late(r)) {
+		request_expire(r);
+		return true;
+	}
+	c = choice_pick(p, r, older);
+	if (c == NULL) {
+		return false;
+	}
+	dequeue(p, r);
+	give(p, r, c);
+	return true;
+}
+
+static bool serve_one(struct pool *p)
+{
+	struct request *a = first_eligible(p, POOL_QUEUE_ALL);
+	struct request *b = first_eligible(p, POOL_QUEUE_READS);
+
+	if (a == NULL || (b != NULL && b->rank_ns < a->rank_ns)) {
+		struct request *t = a;
+
+		a = b;
+		b = t;
+	}
+	return a != NULL && (serve(p, a, NULL) || (b != NULL && serve(p, b, a)));
+}
+
+void pool_grow(struct pool *p)
+{
+	for (unsigned i = 0; i < p->nmembers; i++) {
+		member_grow(p->member[i]);
+	}
+}
+
 void pool_dispatch(struct pool *p)
 {
-	for (unsigned q = 0; q < POOL_QUEUES; q++) {
-		struct request *r;
-
-		while ((r = first_waiter(p, q)) != NULL) {
-			struct conn *c;
-
-			if (request_is_late(r)) {
-				request_expire(r);
-				continue;
-			}
-			c = pick(p, r, q);
-			if (c == NULL) {
-				break;
-			}
-			dequeue(p, r);
-			give(p, r, c);
-		}
-		for (; r != NULL && !r->waited;
-			r = r->link.next == &p->waiters[q]
-				    ? NULL
-				    : cds_list_entry(r->link.next, struct request, link)) {
-			r->waited = true;
-			count(p, POOL_METRIC_WAITS, 1);
-		}
+	if (p->nwaiters == 0) {
+		return;
 	}
+	while (serve_one(p)) {
+	}
+	p->round++;
 	if (p->nwaiters > 0) {
 		if (!timer_is_set(&p->expiry)) {
 			on_expiry(&p->expiry);
@@ -274,312 +374,154 @@ void pool_dispatch(struct pool *p)
 	}
 }
 
+/* -- complaints -------------------------------------------------------------------------------- */
+
+static size_t describe_holder(const struct conn *c, bool first, char *buf, size_t size)
+{
+	const struct lease *l = c->lease;
+	const struct statement *st = l->last;
+	double age = (double)(io_now(c->io) - l->since_ns) / 1e9;
+	int n = snprintf(buf, size, "%s pid %d%s%.*s for %.1f s%s%.40s",
+		first ? "; held by" : ",", session_pid(l->session), l->tag_len > 0 ? " tag " : "",
+		(int)l->tag_len, l->tag, age, st != NULL ? ": " : "",
+		st != NULL ? st->text : "");
+
+	return n < 0 ? 0 : (size_t)n;
+}
+
 static void describe_holders(struct pool *p, char *buf, size_t size)
 {
-	uint64_t now = io_now(p->io);
+	unsigned shown = 0;
+	struct member *m;
 	struct conn *c;
 	size_t n = 0;
-	unsigned shown = 0;
 
-	cds_list_for_each_entry(c, &p->in_state[CONN_LEASED], link)
+	cds_list_for_each_entry(m, &p->members, pool_link)
 	{
-		const struct lease *l = c->lease;
-
-		if (l == NULL || l->session == NULL || shown == 3 || n >= size) {
-			continue;
+		cds_list_for_each_entry(c, &m->in_state[CONN_LEASED], link)
+		{
+			if (c->lease == NULL || c->lease->session == NULL || shown == 3 ||
+				n >= size) {
+				continue;
+			}
+			n += describe_holder(c, shown == 0, buf + n, size - n);
+			shown++;
 		}
-		n += (size_t)snprintf(buf + n, size - n, "%s pid %d%s%.*s for %.1f s",
-			shown == 0 ? "; held by" : ",", session_pid(l->session),
-			l->tag_len > 0 ? " tag " : "", (int)l->tag_len, l->tag,
-			(double)(now - l->since_ns) / 1e9);
-		shown++;
 	}
+}
+
+static const char *last_error(const struct pool *p)
+{
+	struct member *m;
+
+	cds_list_for_each_entry(m, &p->members, pool_link)
+	{
+		if (m->last_error[0] != '\0') {
+			return m->last_error;
+		}
+		if (m->server->state.verdict == VERDICT_DOWN && m->server->last_error[0] != '\0') {
+			return m->server->last_error;
+		}
+	}
+	return "";
 }
 
 void pool_describe_wait(struct pool *p, char *buf, size_t size)
 {
-	unsigned idle = p->state_count[CONN_IDLE];
-	unsigned active = p->state_count[CONN_BUSY] + p->state_count[CONN_LEASED] +
-			  p->state_count[CONN_RESETTING];
-	char holders[256] = "";
+	unsigned idle = pool_count(p, CONN_IDLE), active = pool_used(p);
+	const char *error = last_error(p);
+	char holders[320] = "";
 
 	describe_holders(p, holders, sizeof(holders));
 	snprintf(buf, size,
 		"no connection of pool %s became free in time (total=%u active=%u idle=%u waiting=%u "
-		"connecting=%u%s%s%s)",
+		"connecting=%u%s%s%s%s%s)",
 		p->config->name, active + idle, active, idle, p->nwaiters,
-		p->state_count[CONN_CONNECTING], holders,
-		p->last_error[0] != '\0' ? "; last connect error: " : "", p->last_error);
+		pool_count(p, CONN_CONNECTING), holders, p->writer == NULL ? "; " : "",
+		p->writer == NULL ? p->decision.why : "",
+		error[0] != '\0' ? "; last connect error: " : "", error);
 }
 
-/* -- connections ------------------------------------------------------------------------------- */
-
-void pool_connected(struct pool *p)
+static void tell_waiting(struct pool *p)
 {
-	p->backoff_ns = 0;
-	p->next_connect_ns = 0;
-	p->permanent_failure = false;
-	p->last_error[0] = '\0';
-	if (!p->ever_ready) {
-		p->ever_ready = true;
-		log_info("pool %s: connected to server %s", p->config->name, p->server->name);
-		board_event(p->io->board, BOARD_EVENT_SERVER_UP, "pool %s: server %s answers",
-			p->config->name, p->server->name);
-	} else if (p->down) {
-		log_info("pool %s: server %s answers again", p->config->name, p->server->name);
-		board_event(p->io->board, BOARD_EVENT_SERVER_UP, "pool %s: server %s answers again",
-			p->config->name, p->server->name);
-	}
-	p->down = false;
-}
+	uint64_t now = io_now(p->io), oldest = now;
+	char text[512];
 
-/* Wrong password, no such role or database: trying again does not help by itself. */
-static bool is_permanent(const char *sqlstate)
-{
-	return strncmp(sqlstate, "28", 2) == 0 || strcmp(sqlstate, "3D000") == 0;
-}
-
-void pool_connect_failed(struct pool *p, struct conn *c, const struct failure *f)
-{
-	count(p, POOL_METRIC_CONNECT_FAILURES, 1);
-	p->backoff_ns = p->backoff_ns == 0 ? BACKOFF_FIRST_NS : p->backoff_ns * 2;
-	if (p->backoff_ns > BACKOFF_LAST_NS) {
-		p->backoff_ns = BACKOFF_LAST_NS;
-	}
-	/* Up to a fifth of jitter, so that pools and hosts do not march in step. */
-	p->next_connect_ns = io_now(p->io) + p->backoff_ns -
-			     (p->backoff_ns / 5) * (uint64_t)(random() & 0xff) / 256;
-	p->permanent_failure = is_permanent(f->sqlstate);
-	p->last_code = f->code;
-	memcpy(p->last_sqlstate, f->sqlstate, sizeof(p->last_sqlstate));
-	if (strcmp(p->last_error, f->message) != 0) { /* say each thing once */
-		snprintf(p->last_error, sizeof(p->last_error), "%s", f->message);
-		log_warning("pool %s: cannot connect to server %s: %s", p->config->name,
-			p->server->name, f->message);
-		board_event(p->io->board, BOARD_EVENT_CONNECT_FAILURE, "pool %s: server %s: %s",
-			p->config->name, p->server->name, f->message);
-	}
-	p->down = p->state_count[CONN_CLOSED] + p->state_count[CONN_CONNECTING] == p->nconns;
-}
-
-static unsigned open_count(const struct pool *p)
-{
-	return p->nconns - p->state_count[CONN_CLOSED];
-}
-
-static unsigned wanted(const struct pool *p)
-{
-	unsigned in_use = p->state_count[CONN_BUSY] + p->state_count[CONN_LEASED] +
-			  p->state_count[CONN_RESETTING];
-	unsigned n = p->config->min_idle < 0 || p->split ? p->nconns : (unsigned)p->config->min_idle;
-
-	if (n < in_use + p->nwaiters) {
-		n = in_use + p->nwaiters;
-	}
-	return n > p->nconns ? p->nconns : n;
-}
-
-/* One limit per server over all its pools. */
-static bool server_has_room(const struct pool *p)
-{
-	unsigned n = 0;
-
-	if (p->server->max_connections <= 0) {
-		return true;
-	}
-	for (unsigned i = 0; i < p->io->npools; i++) {
-		const struct pool *o = p->io->pools[i];
-
-		if (o != NULL && o->server == p->server) {
-			n += open_count(o);
-		}
-	}
-	return n < (unsigned)p->server->max_connections;
-}
-
-void pool_grow(struct pool *p)
-{
-	if (p->closing || p->io->stopping) {
-		return;
-	}
-	while (open_count(p) < wanted(p) && p->state_count[CONN_CONNECTING] < PARALLEL_CONNECTS &&
-		(p->next_connect_ns <= io_now(p->io) ||
-			(p->backoff_ns == 0)) &&
-		server_has_room(p)) {
-		/* The oldest closed one: slots are used in turn. */
-		conn_open(cds_list_entry(p->in_state[CONN_CLOSED].prev, struct conn, link));
-		if (p->backoff_ns != 0) {
-			break; /* one try at a time while the server is down */
-		}
-	}
-}
-
-/* -- housekeeping ------------------------------------------------------------------------------ */
-
-static void gauge(struct pool *p, enum pool_metric m, uint64_t v)
-{
-	board_pool_gauge(p->io->board, p->index, m, v);
-}
-
-static void mirror_conn(struct pool *p, struct conn *c)
-{
-	static const uint32_t states[CONN_STATE_COUNT] = {
-		[CONN_CLOSED] = BOARD_CONN_CLOSED,
-		[CONN_CONNECTING] = BOARD_CONN_LOGIN,
-		[CONN_IDLE] = BOARD_CONN_IDLE,
-		[CONN_BUSY] = BOARD_CONN_ACTIVE,
-		[CONN_LEASED] = BOARD_CONN_LEASED,
-		[CONN_RESETTING] = BOARD_CONN_RESETTING,
-		[CONN_CLOSING] = BOARD_CONN_CLOSED,
-	};
-	const struct lease *l = c->lease;
-	struct board_conn_info info = {
-		.pool = p->index,
-		.server = p->server_index,
-		.state = states[c->state],
-		.backend_pid = c->backend_pid,
-		.worker_slot = l != NULL && l->session != NULL ? session_slot(l->session) : BOARD_NONE,
-		.in_flight = c->ninflight,
-		.generation = c->generation,
-		.connected_ns = c->connected_ns,
-		.since_ns = c->since_ns,
-		.lease_ns = l != NULL ? l->since_ns : 0,
-		.statements = c->statements,
-	};
-
-	if (c->state == CONN_LEASED) {
-		info.state = c->cancelling              ? BOARD_CONN_CANCELLING
-			     : c->dirty                 ? BOARD_CONN_PINNED
-			     : c->tx != CONN_TX_IDLE    ? BOARD_CONN_TRANSACTION
-							: BOARD_CONN_LEASED;
-	} else if (c->cancelling) {
-		info.state = BOARD_CONN_CANCELLING;
-	}
-	board_conn_row(p->io->board, p->first_conn + c->slot, &info);
-}
-
-static void mirror_server(struct pool *p)
-{
-	struct board_server_info info = {
-		.state = p->down           ? BOARD_SERVER_DOWN
-			 : p->ever_ready   ? BOARD_SERVER_UP
-					   : BOARD_SERVER_UNKNOWN,
-		.role = strcmp(p->driver->name, "sqlite") == 0 ? BOARD_ROLE_LOCAL
-							       : BOARD_ROLE_UNKNOWN,
-		.connections = open_count(p),
-		.max_connections = (uint32_t)p->server->max_connections,
-	};
-
-	snprintf(info.name, sizeof(info.name), "%s", p->server->name);
-	snprintf(info.kind, sizeof(info.kind), "%s", p->driver->name);
-	snprintf(info.address, sizeof(info.address), "%s", p->masked_url);
-	snprintf(info.last_error, sizeof(info.last_error), "%.190s", p->last_error);
-	board_server_row(p->io->board, p->server_index, &info);
-}
-
-static void mirror_pool(struct pool *p)
-{
-	struct board_pool_info info = {
-		.state = p->down                        ? BOARD_POOL_DOWN
-			 : pool_is_ready(p)             ? BOARD_POOL_UP
-			 : p->ever_ready                ? BOARD_POOL_DOWN
-							: BOARD_POOL_STARTING,
-		.nservers = p->config->nservers,
-		.max_size = p->nconns,
-		.min_idle = (uint32_t)(p->config->min_idle < 0 ? p->nconns : p->config->min_idle),
-		.server = p->server_index,
-	};
-
-	snprintf(info.name, sizeof(info.name), "%s", p->config->name);
-	snprintf(info.database, sizeof(info.database), "%s",
-		p->config->database != NULL ? p->config->database : "");
-	snprintf(info.user, sizeof(info.user), "%s", p->config->user != NULL ? p->config->user : "");
-	snprintf(info.mode, sizeof(info.mode), "transaction");
-	board_pool_row(p->io->board, p->index, &info);
-}
-
-static void mirror_gauges(struct pool *p)
-{
-	unsigned pinned = 0, leased = 0, cancelling = 0;
-	uint64_t oldest = 0;
-	struct conn *c;
-
-	cds_list_for_each_entry(c, &p->in_state[CONN_LEASED], link)
-	{
-		pinned += c->dirty;
-		leased += !c->dirty;
-	}
-	for (unsigned i = 0; i < p->nconns; i++) {
-		cancelling += p->conns[i].cancelling;
-	}
 	for (unsigned q = 0; q < POOL_QUEUES; q++) {
 		const struct request *r = first_waiter(p, q);
 
-		if (r != NULL && (oldest == 0 || r->arrived_ns < oldest)) {
-			oldest = r->arrived_ns;
-		}
+		oldest = r != NULL && r->arrived_ns < oldest ? r->arrived_ns : oldest;
 	}
-	gauge(p, POOL_METRIC_WAITERS, p->nwaiters);
-	gauge(p, POOL_METRIC_WAITING_SINCE, oldest);
-	gauge(p, POOL_METRIC_CL_WAITING, p->nwaiters);
-	gauge(p, POOL_METRIC_CL_ACTIVE, p->state_count[CONN_BUSY] + leased + pinned);
-	gauge(p, POOL_METRIC_SV_ACTIVE, p->state_count[CONN_BUSY]);
-	gauge(p, POOL_METRIC_SV_LEASED, leased);
-	gauge(p, POOL_METRIC_SV_PINNED, pinned);
-	gauge(p, POOL_METRIC_SV_BEING_CANCELED, cancelling);
-	gauge(p, POOL_METRIC_CL_ACTIVE_CANCEL_REQ, cancelling);
-	gauge(p, POOL_METRIC_SV_IDLE, p->state_count[CONN_IDLE]);
-	gauge(p, POOL_METRIC_SV_TESTED, p->state_count[CONN_RESETTING]);
-	gauge(p, POOL_METRIC_SV_LOGIN, p->state_count[CONN_CONNECTING]);
+	if (p->config->queue_notify == 0 ||
+		now - oldest < (uint64_t)p->config->queue_notify * MS) {
+		p->told_waiting = p->told_waiting && p->nwaiters > 0;
+		return;
+	}
+	if (!p->told_waiting) {
+		pool_describe_wait(p, text, sizeof(text));
+		log_warning("requests wait for %.1f s: %s", (double)(now - oldest) / 1e9, text);
+		p->told_waiting = true;
+	}
 }
 
-/* Too old, or idle for long and not needed: closed while nobody uses it. */
-static void retire_idle(struct pool *p)
+/* -- life -------------------------------------------------------------------------------------- */
+
+static void bury_drained(struct pool *p)
 {
-	uint64_t now = io_now(p->io);
-	uint64_t idle_ns = (uint64_t)p->config->idle_timeout * 1000000u;
-	uint64_t life_ns = (uint64_t)p->config->max_lifetime * 1000000u;
-	struct conn *c, *next;
+	struct member *m, *next;
 
-	cds_list_for_each_entry_safe(c, next, &p->in_state[CONN_IDLE], link)
+	cds_list_for_each_entry_safe(m, next, &p->members, pool_link)
 	{
-		/* A quarter of the lifetime is spread over the slots, so they do not end together. */
-		uint64_t spread = life_ns / 4 * ((c->slot * 7u + (unsigned)c->generation) % 16u) / 16;
-
-		if (life_ns != 0 && now - c->connected_ns > life_ns - spread) {
-			conn_give_up(c, NULL);
-		} else if (idle_ns != 0 && open_count(p) > wanted(p) &&
-			   now - c->idle_since_ns > idle_ns) {
-			conn_give_up(c, NULL);
+		if (m->index == MEMBER_DRAINING && m->state_count[CONN_CLOSED] == m->nconns) {
+			cds_list_del(&m->pool_link);
+			member_destroy(&m);
 		}
 	}
 }
 
 void pool_tick(struct pool *p)
 {
-	for (unsigned i = 0; i < p->nconns; i++) {
-		conn_tick(&p->conns[i]);
-	}
-	if (!p->closing && !p->split) {
-		retire_idle(p);
-	}
-	pool_grow(p);
-	for (unsigned i = 0; i < p->nconns; i++) {
-		mirror_conn(p, &p->conns[i]);
-	}
-	mirror_gauges(p);
-	mirror_pool(p);
-	mirror_server(p);
-}
+	struct member *m;
 
-/* -- life -------------------------------------------------------------------------------------- */
+	cds_list_for_each_entry(m, &p->members, pool_link)
+	{
+		member_tick(m);
+	}
+	bury_drained(p);
+	tell_waiting(p);
+	p->ever_ready = p->ever_ready || pool_is_ready(p);
+	pool_mirror(p);
+}
 
 bool pool_is_ready(const struct pool *p)
 {
-	unsigned n = p->state_count[CONN_IDLE] + p->state_count[CONN_BUSY] +
-		     p->state_count[CONN_LEASED] + p->state_count[CONN_RESETTING];
+	bool asked = true;
 
-	return p->split ? n == p->nconns : n > 0;
+	if (p->writer != NULL) {
+		return member_is_ready(p->writer);
+	}
+	for (unsigned i = 0; i < p->nmembers; i++) {
+		asked = asked && p->member[i]->server->state.verdict != VERDICT_UNKNOWN;
+	}
+	for (unsigned i = 0; asked && i < p->nmembers; i++) {
+		if ((p->decision.readers >> i & 1) != 0 && member_is_ready(p->member[i])) {
+			return true;
+		}
+	}
+	return false;
+}
+
+bool pool_is_hopeless(const struct pool *p, char *why, size_t size)
+{
+	bool hopeless = true;
+
+	for (unsigned i = 0; i < p->nmembers; i++) {
+		hopeless = hopeless && p->member[i]->permanent_failure;
+	}
+	snprintf(why, size, "pool %s: server %s cannot be used: %s", p->config->name,
+		p->member[0]->server->config->name,
+		last_error(p)[0] != '\0' ? last_error(p) : "no answer");
+	return hopeless;
 }
 
 void pool_refuse_waiters(struct pool *p)
@@ -598,93 +540,173 @@ void pool_refuse_waiters(struct pool *p)
 
 void pool_close(struct pool *p)
 {
+	struct member *m;
+
 	p->closing = true;
 	pool_refuse_waiters(p);
-	for (unsigned i = 0; i < p->nconns; i++) {
-		conn_give_up(&p->conns[i], NULL);
+	cds_list_for_each_entry(m, &p->members, pool_link)
+	{
+		member_close(m, NULL);
 	}
 }
 
 bool pool_is_closed(const struct pool *p)
 {
-	return p->state_count[CONN_CLOSED] == p->nconns;
+	struct member *m;
+
+	cds_list_for_each_entry(m, &p->members, pool_link)
+	{
+		if (m->state_count[CONN_CLOSED] != m->nconns) {
+			return false;
+		}
+	}
+	return true;
 }
 
-/* Connections that differ in role queue apart. */
-static bool roles_differ(const struct pool *p)
+struct pool *pool_create(struct io *io, unsigned index, const struct config_pool *config)
 {
-	for (unsigned i = 1; i < p->nconns; i++) {
-		if (p->conns[i].roles != p->conns[0].roles) {
+	struct pool *p = calloc(1, sizeof(*p));
+
+	if (p == NULL) {
+		return NULL;
+	}
+	p->io = io;
+	p->index = index;
+	p->config = config;
+	p->decision.writer = -1;
+	p->expiry.fire = on_expiry;
+	CDS_INIT_LIST_HEAD(&p->members);
+	for (unsigned i = 0; i < POOL_QUEUES; i++) {
+		CDS_INIT_LIST_HEAD(&p->waiters[i]);
+	}
+	return p;
+}
+
+/* -- another configuration --------------------------------------------------------------------- */
+
+static unsigned find_server(const struct config_server *configs, unsigned n, const char *name)
+{
+	for (unsigned i = 0; i < n; i++) {
+		if (strcmp(configs[i].name, name) == 0) {
+			return i;
+		}
+	}
+	check(!"the configuration made sure that every pool's servers exist");
+	return 0;
+}
+
+static bool same(const char *a, const char *b)
+{
+	return strcmp(a != NULL ? a : "", b != NULL ? b : "") == 0;
+}
+
+static bool connects_alike(const struct config_server *s, const struct config_pool *p,
+	const struct config_server *next_s, const struct config_pool *next_p)
+{
+	return same(s->url, next_s->url) && s->connect_timeout == next_s->connect_timeout &&
+	       same(p->database, next_p->database) && same(p->user, next_p->user) &&
+	       same(p->password, next_p->password) && same(p->passfile, next_p->passfile) &&
+	       p->max_prepared == next_p->max_prepared && p->busy_timeout == next_p->busy_timeout;
+}
+
+static struct member *member_that_stays(const struct pool *p, const struct config_pool *config,
+	const struct server *s, const struct config_server *server)
+{
+	for (unsigned i = 0; i < p->nmembers; i++) {
+		struct member *m = p->member[i];
+
+		if (m->server == s &&
+			connects_alike(s->config, p->config, server, config)) {
+			return m;
+		}
+	}
+	return NULL;
+}
+
+int pool_plan(struct pool *p, const struct config_pool *config, struct server *const *servers,
+	const struct config_server *configs, unsigned nservers, struct pool_plan *plan, char *err,
+	size_t errlen)
+{
+	*plan = (struct pool_plan){.config = config};
+	check(config->nservers <= FAILOVER_MAX_SERVERS);
+	for (unsigned i = 0; i < config->nservers; i++) {
+		unsigned s = find_server(configs, nservers, config->servers[i]);
+
+		plan->member[i] = member_that_stays(p, config, servers[s], &configs[s]);
+		plan->kept[i] = plan->member[i] != NULL;
+		if (!plan->kept[i] && member_create(p, servers[s], &configs[s], config,
+					      &plan->member[i], err, errlen) < 0) {
+			pool_drop_plan(plan);
+			return -1;
+		}
+		plan->n++;
+	}
+	return 0;
+}
+
+void pool_drop_plan(struct pool_plan *plan)
+{
+	for (unsigned i = 0; i < plan->n; i++) {
+		if (!plan->kept[i]) {
+			member_destroy(&plan->member[i]);
+		}
+	}
+	plan->n = 0;
+}
+
+static bool is_planned(const struct pool_plan *plan, const struct member *m)
+{
+	for (unsigned i = 0; i < plan->n; i++) {
+		if (plan->member[i] == m) {
 			return true;
 		}
 	}
 	return false;
 }
 
-int pool_create(struct io *io, unsigned index, unsigned first_conn, const struct config_pool *config,
-	const struct config_server *server, unsigned server_index, struct pool **out, char *err,
-	size_t errlen)
+void pool_apply(struct pool *p, const struct pool_plan *plan)
 {
-	struct pool *p = calloc(1, sizeof(*p));
+	for (unsigned i = 0; i < p->nmembers; i++) {
+		if (!is_planned(plan, p->member[i])) {
+			member_drain(p->member[i]);
+		}
+	}
+	p->config = plan->config;
+	p->nmembers = plan->n;
+	p->decision.writer = -1;
+	for (unsigned i = 0; i < plan->n; i++) {
+		struct member *m = plan->member[i];
 
-	if (p == NULL) {
-		snprintf(err, errlen, "out of memory");
-		return -1;
+		p->member[i] = m;
+		m->index = i;
+		if (m == p->writer) {
+			p->decision.writer = (int)i;
+		}
+		if (!plan->kept[i]) {
+			cds_list_add_tail(&m->pool_link, &p->members);
+		}
 	}
-	p->io = io;
-	p->index = index;
-	p->first_conn = first_conn;
-	p->server_index = server_index;
-	p->config = config;
-	p->server = server;
-	p->driver = driver_for_url(server->url);
-	p->expiry.fire = on_expiry;
-	for (unsigned i = 0; i < CONN_STATE_COUNT; i++) {
-		CDS_INIT_LIST_HEAD(&p->in_state[i]);
-	}
-	for (unsigned i = 0; i < POOL_QUEUES; i++) {
-		CDS_INIT_LIST_HEAD(&p->waiters[i]);
-	}
-	p->masked_url = config_mask_url(server->url);
-	if (p->masked_url == NULL) {
-		snprintf(err, errlen, "out of memory");
-		goto err_pool;
-	}
-	if (p->driver->server_open(io, server, config, &p->server_priv, err, errlen) < 0) {
-		goto err_pool;
-	}
-	p->nconns = p->driver->size(p->server_priv, config);
-	p->conns = calloc(p->nconns, sizeof(*p->conns));
-	if (p->conns == NULL) {
-		snprintf(err, errlen, "out of memory");
-		goto err_server;
-	}
-	for (unsigned i = 0; i < p->nconns; i++) {
-		conn_init(&p->conns[i], p, i);
-	}
-	p->split = roles_differ(p);
-	*out = p;
-	return 0;
-err_server:
-	p->driver->server_close(p->server_priv);
-err_pool:
-	free(p->masked_url);
-	free(p);
-	return -1;
+	p->writer = p->decision.writer >= 0 ? p->writer : NULL;
+	p->decision.readers = p->decision.fenced = 0; /* bits of other servers; pool_decide follows */
+	p->turn = 0;
 }
 
 void pool_destroy(struct pool **pp)
 {
 	struct pool *p = *pp;
+	struct member *m, *next;
 
 	if (p == NULL) {
 		return;
 	}
 	check(pool_is_closed(p));
 	io_timer_clear(p->io, &p->expiry);
-	p->driver->server_close(p->server_priv);
-	free(p->masked_url);
-	free(p->conns);
+	cds_list_for_each_entry_safe(m, next, &p->members, pool_link)
+	{
+		cds_list_del(&m->pool_link);
+		member_destroy(&m);
+	}
+	caps_finish(&p->caps);
 	free(p);
 	*pp = NULL;
 }

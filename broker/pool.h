@@ -1,30 +1,35 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * pool.h - the connections of one database and user, and who waits for them.
+ * pool.h - who waits for connections of one database and user, and who is served.
  *
  * Waiters are served first come, first served; a request keeps its place until it is served, fails
- * or gives up.  Free connections are used last in, first out, so that surplus ones stay idle.  A
- * waiter gets the connection itself, not a hint to look again.
+ * or gives up.  One that was declared as batch takes the place of one that came batch_patience
+ * later.  Free connections are used last in, first out, so that surplus ones stay idle.  A waiter
+ * gets the connection itself, not a hint to look again.
  *
- * A request that may share (see may_share in pool.c) needs no free connection; but while anyone
+ * Servers.  The pool has a member (member.h) for each server.  decide() (failover.h) says which one
+ * takes writes and which take declared reads, whenever something changed (pool_decide).
+ *
+ * Queues.  Requests that may read from several servers, or on connections that only read, queue apart
+ * from the others.  Of the two at the head the older is served first; the younger may pass it only on
+ * a connection that the older one could not use.
+ *
+ * A request that may share (see may_share in choice.c) needs no free connection; but while anyone
  * waits for a connection of his own nobody overtakes him.
- *
- * Where connections differ in role (SQLite: one writer, several readers) reads and writes queue
- * apart, since a read never waits for the writer.
  *
  * I/O thread only.
  */
 #ifndef BROKER_POOL_H
 #define BROKER_POOL_H
 
+#include "caps.h"
 #include "driver.h"
+#include "failover.h"
 #include "io.h"
-
-/* Most reader threads an SQLite pool may have. */
-#define POOL_MAX_READERS 64u
+#include "member.h"
 
 enum pool_queue {
-	POOL_QUEUE_ALL, /* and writes, where roles differ */
+	POOL_QUEUE_ALL, /* those that need the writer */
 	POOL_QUEUE_READS,
 	POOL_QUEUES
 };
@@ -32,39 +37,56 @@ enum pool_queue {
 struct pool {
 	struct io *io;
 	unsigned index; /* in io->pools and on the board */
-	unsigned server_index;
 	const struct config_pool *config;
-	const struct config_server *server;
-	const struct driver *driver;
-	void *server_priv;
-	bool split; /* connections differ in role */
-	struct conn *conns;
-	unsigned nconns;
-	unsigned state_count[CONN_STATE_COUNT];
-	struct cds_list_head in_state[CONN_STATE_COUNT]; /* struct conn.link; IDLE: newest first */
-	struct cds_list_head waiters[POOL_QUEUES]; /* struct request.link */
-	unsigned nwaiters;
-	bool closing;
-	struct timer expiry; /* of the first waiter */
+	struct member *member[FAILOVER_MAX_SERVERS]; /* in the configured order */
+	unsigned nmembers;
+	struct cds_list_head members; /* these and the draining ones, struct member.pool_link */
 
-	uint64_t until_sample; /* statements that end before one is drawn; see querylog.c */
-	uint64_t next_connect_ns; /* not before: back-off */
-	uint64_t backoff_ns;
+	struct decision decision;
+	struct member *writer; /* takes writes now, or NULL */
+	uint64_t decided_ns; /* when the mode changed last */
+	unsigned turn; /* of the servers that take reads: where to look first */
+
+	struct cds_list_head waiters[POOL_QUEUES]; /* struct request.link, by rank */
+	unsigned nwaiters;
+	uint64_t round; /* of serving: who is still there after one had to wait */
+	struct caps caps;
+	bool closing;
+	bool told_waiting; /* queue_notify was logged and has not ended */
 	bool ever_ready;
-	bool down; /* no connection is left and none can be opened */
-	unsigned first_conn; /* row of conns[0] on the board */
-	char *masked_url;
-	bool permanent_failure; /* the last failure will not mend by itself: password, no database */
-	enum fail_code last_code;
-	char last_sqlstate[6];
-	char last_error[256]; /* of the last failed connect */
+	struct timer expiry; /* of the first waiter */
+	uint64_t until_sample; /* statements that end before one is drawn; see querylog.c */
 };
 
-int pool_create(struct io *io, unsigned index, unsigned first_conn, const struct config_pool *config,
-	const struct config_server *server, unsigned server_index, struct pool **out, char *err,
-	size_t errlen) must_use;
+/* Without servers; pool_plan and pool_apply give it some.  NULL: no memory. */
+struct pool *pool_create(struct io *io, unsigned index, const struct config_pool *config) must_use;
 /* All connections are CLOSED. */
 void pool_destroy(struct pool **p);
+
+/* What a configuration makes of a pool: members that stay, and members that were created for it. */
+struct pool_plan {
+	const struct config_pool *config;
+	unsigned n;
+	struct member *member[FAILOVER_MAX_SERVERS];
+	bool kept[FAILOVER_MAX_SERVERS];
+};
+
+/*
+ * Prepare what config wants; a member stays if its server does and it would connect in the same way.
+ * servers: as they will be, by row; configs: their configurations.  0, or negative and a text; then
+ * there is nothing to drop.  Nothing of p changes before pool_apply.
+ */
+int pool_plan(struct pool *p, const struct config_pool *config, struct server *const *servers,
+	const struct config_server *configs, unsigned nservers, struct pool_plan *plan, char *err,
+	size_t errlen) must_use;
+void pool_apply(struct pool *p, const struct pool_plan *plan);
+void pool_drop_plan(struct pool_plan *plan);
+
+/* Open connections that are missing. */
+void pool_grow(struct pool *p);
+
+/* Look which servers do what. */
+void pool_decide(struct pool *p);
 
 /* Queue a request without a lease, or a REQ_LEASE.  Its time to wait is bounded by its own deadline
  * and by acquire_timeout. */
@@ -78,18 +100,38 @@ void pool_dispatch(struct pool *p);
 /* Why somebody waited in vain: counts, who holds connections, the last connect error. */
 void pool_describe_wait(struct pool *p, char *buf, size_t size);
 
-/* Housekeeping, each tick: open what is missing, close what is too old or idle, mirror state. */
+/* A request or lease that counts for a user or tag got a connection; does not use it any more. */
+void pool_cap_take(struct pool *p, struct capped *c, const struct request *r);
+void pool_cap_drop(struct pool *p, struct capped *c);
+
+/* Housekeeping, each tick. */
 void pool_tick(struct pool *p);
+/* Show it on the board: poolboard.c. */
+void pool_mirror(struct pool *p);
 /* The broker stops: nobody who waits will be served. */
 void pool_refuse_waiters(struct pool *p);
 /* Close everything; conn_closed follows for each. */
 void pool_close(struct pool *p);
 bool pool_is_closed(const struct pool *p);
+/* Somebody can be served. */
 bool pool_is_ready(const struct pool *p);
-/* From conn.c: a connection became ready; one could not be opened. */
-void pool_connected(struct pool *p);
-void pool_connect_failed(struct pool *p, struct conn *c, const struct failure *f);
-/* Open connections that are missing, as back-off and limits allow. */
-void pool_grow(struct pool *p);
+/* No server can be used, and time will not change that; a text for people in why. */
+bool pool_is_hopeless(const struct pool *p, char *why, size_t size);
+/* Connections of all members in a state. */
+unsigned pool_count(const struct pool *p, enum conn_state state);
+/* Connections at work. */
+unsigned pool_used(const struct pool *p);
+
+/* -- choice.c ---------------------------------------------------------------------------------- */
+
+/* May it run on any server that takes reads? */
+bool choice_roams(const struct request *r);
+enum pool_queue choice_queue(const struct pool *p, const struct request *r);
+/*
+ * A connection for r, or NULL.  older: the head of the other queue, which came before r and waits;
+ * NULL: none.  Starts tests of connections that were idle for long.
+ */
+struct conn *choice_pick(struct pool *p, const struct request *r, const struct request *older);
+bool choice_may_share(const struct member *m, const struct request *r);
 
 #endif

@@ -117,7 +117,7 @@ static void write_record(struct request *r, const struct failure *f, uint64_t ro
 	char tag[CHAN_TAG_MAX + 1], params[SLOW_PARAMS_MAX];
 	struct slow_record rec = {
 		.pool = r->pool->index,
-		.server = r->pool->server_index,
+		.server = r->conn != NULL ? r->conn->member->server->index : BOARD_NONE,
 		.worker_pid = r->session != NULL ? session_pid(r->session) : 0,
 		.tag = tag,
 		.sql = r->stmt->text,

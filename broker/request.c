@@ -178,6 +178,14 @@ static void account(struct request *r, const struct failure *f, uint64_t rows)
 
 /* -- answering --------------------------------------------------------------------------------- */
 
+static bool may_have_written(const struct request *r, const struct failure *f)
+{
+	if (r->state != REQUEST_RUNNING || (f != NULL && !f->unknown)) {
+		return false;
+	}
+	return r->op == REQ_COMMIT || (request_is_statement(r) && !(r->flags & REQ_F_READONLY));
+}
+
 /* Tell the worker, and part from it. */
 static void answer(struct request *r, const struct failure *f, uint64_t rows)
 {
@@ -195,6 +203,9 @@ static void answer(struct request *r, const struct failure *f, uint64_t rows)
 		return;
 	}
 	account(r, f, rows);
+	if (may_have_written(r, f)) {
+		session_note_write(s, r->pool);
+	}
 	if (r->op == REQ_LEASE) { /* its worker learns from what it sends next */
 		session_request_ended(s, r);
 		return;
@@ -311,12 +322,22 @@ static bool repeatable(const struct request *r)
 
 static void repeat(struct request *r)
 {
+	conn_request_ended(r->conn, r);
+	r->state = REQUEST_NEW;
 	count(r, POOL_METRIC_RETRIES, 1);
 	if (r->out.at != NULL) {
 		session_drop_chunk(r->session, r);
 	}
 	r->rows = 0;
 	pool_requeue(r->pool, r);
+}
+
+/* A write was refused as if by a standby: the writer may have changed. */
+static bool met_readonly_server(const struct request *r, const struct failure *f)
+{
+	return strcmp(f->sqlstate, "25006") == 0 && !(r->flags & REQ_F_READONLY) &&
+	       !(r->lease != NULL && (r->lease->flags & REQ_F_READONLY)) &&
+	       r->state == REQUEST_RUNNING && r->op == REQ_EXEC;
 }
 
 void request_failed(struct request *r, const struct failure *f)
@@ -332,10 +353,16 @@ void request_failed(struct request *r, const struct failure *f)
 	} else if (f->code == FAIL_CANCELLED && repeatable(r) &&
 		   (f->sqlstate[0] == '\0' || r->conn->cancelling || r->conn->cancel_ns > r->sent_ns)) {
 		/* A cancel that was meant for somebody else. */
-		conn_request_ended(r->conn, r);
-		r->state = REQUEST_NEW;
 		repeat(r);
 		return;
+	}
+	if (met_readonly_server(r, f)) {
+		health_doubt_role(r->conn->member->server);
+		if (r->session != NULL && r->lease == NULL && r->sends < 2 && !r->cancel_wanted &&
+			!r->io->stopping) {
+			repeat(r); /* it had no effect; if this is the writer after all, it stays */
+			return;
+		}
 	}
 	finish(r, f, 0);
 }
@@ -367,8 +394,6 @@ void request_lost(struct request *r, const struct failure *why)
 	struct failure f;
 
 	if (repeatable(r)) {
-		conn_request_ended(r->conn, r);
-		r->state = REQUEST_NEW;
 		repeat(r);
 		return;
 	}
@@ -446,6 +471,14 @@ void request_abandon(struct request *r)
 bool request_is_late(const struct request *r)
 {
 	return r->deadline_ns != 0 && r->deadline_ns <= io_now(r->io);
+}
+
+void request_bound(struct request *r, uint64_t when_ns)
+{
+	if (request_is_statement(r) && (r->deadline_ns == 0 || when_ns < r->deadline_ns)) {
+		r->deadline_ns = when_ns;
+		io_timer_set(r->io, &r->timer, when_ns);
+	}
 }
 
 void request_expire(struct request *r)

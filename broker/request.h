@@ -14,6 +14,7 @@
 #ifndef BROKER_REQUEST_H
 #define BROKER_REQUEST_H
 
+#include "caps.h"
 #include "failure.h"
 #include "layout.h"
 #include "statement.h"
@@ -80,8 +81,10 @@ struct request {
 	bool cancel_wanted; /* worker's cancel, deadline or death */
 	bool timed_out; /* the cancel is because of the deadline */
 	unsigned sends; /* times it was given to a connection */
-	bool waited; /* counted as one who had to wait */
+	uint64_t round; /* QUEUED: of the pool, when it was queued */
+	uint64_t rank_ns; /* QUEUED: place in the queue; arrival, for batch ones later */
 	uint64_t wait_until_ns; /* QUEUED: acquire_timeout */
+	struct capped capped; /* RUNNING without a lease */
 	uint64_t arrived_ns, sent_ns, deadline_ns;
 	struct timer timer; /* deadline, then the grace after it */
 	struct cds_list_head link; /* pool->waiters, lease->pending or conn->inflight */

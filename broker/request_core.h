@@ -29,6 +29,8 @@ void request_route(struct request *r);
  * worker may have given it up as not done while we stood still.
  */
 bool request_is_late(const struct request *r);
+/* Its deadline is not later than when_ns. */
+void request_bound(struct request *r, uint64_t when_ns);
 /* Not RUNNING, and late: answer it. */
 void request_expire(struct request *r);
 

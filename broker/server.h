@@ -31,6 +31,7 @@
 struct config_server;
 struct driver;
 struct io;
+struct member;
 
 /* What a probe brought.  Positions are bytes of WAL. */
 struct probe_answer {
@@ -51,6 +52,8 @@ struct server {
 	const struct driver *driver;
 	char *masked_url;
 	unsigned open; /* connections of all pools that are not CLOSED */
+	unsigned nmembers; /* of all pools */
+	bool removed; /* not configured any more: goes with its last member */
 	void *priv; /* of driver->server_open by whoever started the probes; borrowed */
 	void *probe; /* of driver->probe_open; NULL: none */
 
@@ -82,6 +85,21 @@ void health_hurry(struct server *s);
 void health_doubt_role(struct server *s);
 /* From the driver: the answer to probe_send, exactly once each, not from inside it. */
 void probe_answered(struct server *s, const struct probe_answer *a);
+
+/* -- server.c ---------------------------------------------------------------------------------- */
+
+int server_create(struct io *io, unsigned index, const struct config_server *config,
+	struct server **out) must_use;
+/* Stops its probes; no member is left. */
+void server_destroy(struct server **s);
+/* See that it is probed, with the credentials of some pool.  Negative: no memory. */
+int server_watch(struct server *s) must_use;
+/* m goes; if the probes used what it has, they go on with another's.  May destroy s. */
+void server_lost_member(struct server *s, const struct member *m);
+/* Not configured any more. */
+void server_remove(struct server *s);
+/* Its row on the board. */
+void server_mirror(const struct server *s);
 
 /* -- pool.c ------------------------------------------------------------------------------------ */
 

@@ -44,6 +44,12 @@ struct chunk {
 	struct request *owner; /* whose result still grows, or NULL */
 };
 
+/* The latest change of a worker through one pool. */
+struct session_write {
+	uint64_t wrote_ns; /* 0: none */
+	uint64_t lsn; /* a position of the writer after it; 0: not known yet */
+};
+
 struct session {
 	struct io *io;
 	enum session_state state;
@@ -87,6 +93,9 @@ struct session {
 	bool bell_ignored;
 	bool sock_polled; /* sock_poll is open: from session_ready on */
 	uint64_t attached_ns, active_ns, statements, errors;
+	struct session_write *writes; /* by pool, nwrites of them; what BROKER_FRESH must see */
+	unsigned nwrites;
+	bool writes_lost; /* no memory to note one */
 	char tag[CHAN_TAG_MAX + 1];
 
 	uv_poll_t sock_poll, pid_poll;
@@ -127,6 +136,45 @@ int32_t session_pid(const struct session *s)
 uint32_t session_uid(const struct session *s)
 {
 	return s->id.uid;
+}
+
+void session_note_write(struct session *s, const struct pool *p)
+{
+	if (p->index >= s->nwrites) {
+		struct session_write *more =
+			realloc(s->writes, (p->index + 1) * sizeof(struct session_write));
+
+		if (more == NULL) {
+			s->writes_lost = true;
+			return;
+		}
+		memset(more + s->nwrites, 0, (p->index + 1 - s->nwrites) * sizeof(*more));
+		s->writes = more;
+		s->nwrites = p->index + 1;
+	}
+	s->writes[p->index] = (struct session_write){.wrote_ns = io_now(s->io)};
+}
+
+/*
+ * A probe that was sent after the write brought a position that includes it.  Until there is one,
+ * and a standby has replayed as far, the writer itself must be asked.
+ */
+bool session_is_fresh(struct session *s, const struct pool *p, const struct server *standby)
+{
+	const struct server *writer = p->writer != NULL ? p->writer->server : NULL;
+	struct session_write *w;
+
+	if (p->index >= s->nwrites) {
+		return !s->writes_lost;
+	}
+	w = &s->writes[p->index];
+	if (w->wrote_ns == 0) {
+		return true;
+	}
+	if (w->lsn == 0 && writer != NULL && writer->lsn_asked_ns > w->wrote_ns) {
+		w->lsn = writer->lsn;
+	}
+	return w->lsn != 0 && standby->lsn >= w->lsn;
 }
 
 const char *session_name(const struct session *s)
@@ -389,7 +437,8 @@ bool session_next_chunk(struct session *s, struct request *r)
 void session_complete(struct session *s, struct request *r, struct shm_completion *c)
 {
 	c->id = r->id;
-	c->server = (uint16_t)r->pool->server_index;
+	c->server = r->state == REQUEST_RUNNING ? (uint16_t)r->conn->member->server->index
+						: UINT16_MAX;
 	if (c->chunk == CHAN_NO_CHUNK && r->out.at != NULL) {
 		close_chunk(s, r, c);
 	}
@@ -1004,6 +1053,7 @@ static void free_session(struct session *s)
 		statement_put(s->io->statements, s->stmts[i]);
 	}
 	free(s->stmts);
+	free(s->writes);
 	free(s);
 }
 

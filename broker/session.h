@@ -24,6 +24,7 @@
 #include "io.h"
 #include "request.h"
 #include "ring.h"
+#include "server.h"
 
 struct session_identity {
 	int32_t pid;
@@ -79,6 +80,11 @@ uint32_t session_uid(const struct session *s);
 const char *session_name(const struct session *s);
 /* It holds an open lease: its other statements never wait behind those of strangers. */
 bool session_has_lease(const struct session *s);
+
+/* It may have changed something through pool p just now. */
+void session_note_write(struct session *s, const struct pool *p);
+/* Is all it has changed known to be on this standby of p? */
+bool session_is_fresh(struct session *s, const struct pool *p, const struct server *standby);
 
 /* A completion for r; the chunk, if any, is the current one of r->out.  len: its bytes. */
 void session_complete(struct session *s, struct request *r, struct shm_completion *c);

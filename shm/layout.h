@@ -177,6 +177,8 @@ enum req_flag {
 	REQ_F_SERIALIZABLE = 8, /* LEASE with REQ_F_TX: isolation levels */
 	REQ_F_REPEATABLE = 16,
 	REQ_F_DEFINE = 32, /* EXEC: the body holds the text and defines statement id `stmt` */
+	REQ_F_FRESH = 64, /* with READONLY: only from a server that has what this worker wrote */
+	REQ_F_BATCH = 128, /* EXEC, LEASE: may wait behind interactive ones */
 };
 
 /*

@@ -100,7 +100,7 @@ static uint64_t age_ms(uint64_t since, uint64_t most)
 
 static void add_conn(struct world *w, struct digest *g, const uint16_t *names, unsigned i)
 {
-	struct conn *c = &w->pool->conns[i];
+	struct conn *c = w->pool->member[0]->conns[i];
 	const struct db *d = &w->db[i];
 
 	add(g, c->state | c->tx << 4 | c->dirty << 8 | c->cancelling << 9 | c->retire << 10 |
@@ -142,7 +142,7 @@ uint64_t world_hash(struct world *w)
 	for (unsigned i = 0; i < WORLD_CONNS; i++) {
 		add_conn(w, &g, names, i);
 	}
-	cds_list_for_each_entry(c, &w->pool->in_state[CONN_IDLE], link)
+	cds_list_for_each_entry(c, &w->pool->member[0]->in_state[CONN_IDLE], link)
 	{
 		add(&g, c->slot);
 	}
@@ -160,8 +160,8 @@ uint64_t world_hash(struct world *w)
 
 		add(&g, k->used | (k->lease != NONE ? names[k->lease] : 0) << 1);
 	}
-	add(&g, w->pool->backoff_ns);
-	add(&g, w->pool->next_connect_ns > world_now());
+	add(&g, w->pool->member[0]->backoff_ns);
+	add(&g, w->pool->member[0]->next_connect_ns > world_now());
 	add(&g, w->pool->nwaiters > 0 && timer_is_set(&w->pool->expiry));
 	free(names);
 	return g.h;

@@ -108,12 +108,14 @@ struct world {
 	struct world_plan plan;
 	struct config config;
 	struct config_server server;
+	struct server *the_server;
 	struct config_pool pool_config;
 	char *servers[1];
 	struct board *board;
 	struct io io;
 	struct pool *pool;
 	bool slots[8];
+	bool rows[WORLD_CONNS];
 	struct db db[WORLD_CONNS];
 	struct worker worker[WORLD_WORKERS];
 	struct rec rec[RECS];
@@ -202,7 +204,7 @@ static inline bool lease_is_active(struct world *w, uint16_t lease)
 
 static inline bool all_idle(const struct world *w)
 {
-	return w->pool->state_count[CONN_IDLE] == WORLD_CONNS;
+	return w->pool->member[0]->state_count[CONN_IDLE] == WORLD_CONNS;
 }
 
 /* -- events ------------------------------------------------------------------------------------ */

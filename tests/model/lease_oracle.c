@@ -121,7 +121,7 @@ static void check_counters(struct world *w)
 		open += is_statement(r->kind) && !r->answered && !r->gone;
 	}
 	for (unsigned i = 0; i < WORLD_CONNS; i++) {
-		held += w->pool->conns[i].lease != NULL;
+		held += w->pool->member[0]->conns[i]->lease != NULL;
 	}
 	must(w, started == ended + flying, "started is not finished + failed + in flight");
 	must(w, flying == open, "%u statements in flight, %u not answered", (unsigned)flying,
@@ -138,16 +138,16 @@ static void check_conns(struct world *w)
 	for (unsigned i = 0; i < CONN_STATE_COUNT; i++) {
 		unsigned here = 0;
 
-		for (struct cds_list_head *p = w->pool->in_state[i].next;
-			p != &w->pool->in_state[i]; p = p->next) {
+		for (struct cds_list_head *p = w->pool->member[0]->in_state[i].next;
+			p != &w->pool->member[0]->in_state[i]; p = p->next) {
 			here++;
 		}
-		must(w, here == w->pool->state_count[i], "connections in state %u miscounted", i);
+		must(w, here == w->pool->member[0]->state_count[i], "connections in state %u miscounted", i);
 		n += here;
 	}
 	must(w, n == WORLD_CONNS, "a connection is in no state");
 	for (unsigned i = 0; i < WORLD_CONNS; i++) {
-		struct conn *c = &w->pool->conns[i];
+		struct conn *c = w->pool->member[0]->conns[i];
 
 		conn_check(c);
 		must(w, c->ninflight == w->db[i].n,
@@ -180,7 +180,7 @@ static bool has_idle(const struct world *w, unsigned role)
 {
 	struct conn *c;
 
-	cds_list_for_each_entry(c, &w->pool->in_state[CONN_IDLE], link)
+	cds_list_for_each_entry(c, &w->pool->member[0]->in_state[CONN_IDLE], link)
 	{
 		if ((c->roles & role) != 0) {
 			return true;

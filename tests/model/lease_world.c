@@ -258,8 +258,8 @@ void world_tell(const struct world *w)
 static void sort_idle(struct world *w)
 {
 	for (unsigned i = WORLD_CONNS; i-- > 0;) {
-		cds_list_del(&w->pool->conns[i].link);
-		cds_list_add(&w->pool->conns[i].link, &w->pool->in_state[CONN_IDLE]);
+		cds_list_del(&w->pool->member[0]->conns[i]->link);
+		cds_list_add(&w->pool->member[0]->conns[i]->link, &w->pool->member[0]->in_state[CONN_IDLE]);
 	}
 }
 
@@ -318,6 +318,12 @@ static void make_config(struct world *w)
 		.min_idle = WORLD_CONNS,
 		.acquire_timeout = ACQUIRE_MS,
 		.max_pipeline = 4,
+		.max_connecting = WORLD_CONNS,
+		.connect_backoff = 10,
+		.connect_backoff_max = 5000,
+		.validate_after_idle = -1,
+		.validation_timeout = 1000000,
+		.cancel_wait_timeout = 10000,
 		.slow_threshold = -1};
 	w->config = (struct config){.servers = &w->server,
 		.nservers = 1,
@@ -332,6 +338,7 @@ static void make_io(struct world *w)
 	struct board_geometry g = {
 		.npools = 1, .nservers = 1, .nconns = WORLD_CONNS, .nworkers = 8, .nslow = 16};
 	struct segment_identity id;
+	struct pool_plan plan;
 	char err[256];
 
 	segment_identity_self(&id);
@@ -343,11 +350,21 @@ static void make_io(struct world *w)
 	w->io.identity = id;
 	w->io.nslots = 8;
 	w->io.slot_taken = w->slots;
+	w->io.conn_row_taken = w->rows;
+	w->io.nconn_rows = WORLD_CONNS;
+	w->io.servers = &w->the_server;
+	w->io.nservers = 1;
 	w->io.pools = &w->pool;
 	w->io.npools = 1;
-	if (pool_create(&w->io, 0, 0, &w->pool_config, &w->server, 0, &w->pool, err, sizeof(err)) <
-		0) {
+	w->pool = pool_create(&w->io, 0, &w->pool_config);
+	if (w->pool == NULL || server_create(&w->io, 0, &w->server, &w->the_server) < 0 ||
+		pool_plan(w->pool, &w->pool_config, &w->the_server, &w->server, 1, &plan, err,
+			sizeof(err)) < 0) {
 		bail_out("no pool: %s", err);
+	}
+	pool_apply(w->pool, &plan);
+	if (server_watch(w->the_server) < 0) {
+		bail_out("out of memory");
 	}
 }
 
@@ -365,7 +382,7 @@ struct world *world_create(const struct world_plan *plan)
 	make_config(w);
 	make_io(w);
 	for (unsigned i = 0; i < WORLD_CONNS; i++) {
-		w->db[i] = (struct db){.c = &w->pool->conns[i], .owner = NONE};
+		w->db[i] = (struct db){.c = w->pool->member[0]->conns[i], .owner = NONE};
 	}
 	for (unsigned i = 0; i < WORLD_WORKERS; i++) {
 		worker_attach(w, i);
@@ -402,6 +419,7 @@ bool world_destroy(struct world **wp)
 		}
 	}
 	pool_destroy(&w->pool);
+	server_destroy(&w->the_server);
 	io_stop(&w->io);
 	uv_run(&w->io.loop, UV_RUN_DEFAULT);
 	uv_walk(&w->io.loop, on_walk, &left);

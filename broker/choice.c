@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * choice.c - which connection serves a request; see pool.h.
+ *
+ * What a request *claims* are the connections it could be given at some time: while it waits, a
+ * younger one of the other queue takes none of them.  A request that needs the writer claims all of
+ * the writer's connections that write; one that roams claims all connections of the servers that
+ * take reads, but where connections differ in role only those that read.
+ */
+#include "pool.h"
+
+#include "conn.h"
+#include "request_core.h"
+#include "session.h"
+
+/* Never queue behind a statement that runs longer than this. */
+#define SHARE_HEAD_NS (5u * 1000000u)
+/* Writes that one SQLite transaction may gather. */
+#define SHARE_WRITES_MAX 64u
+/* Quick reads that are put on one connection in one turn, before another is looked for. */
+#define SHARE_GROUP 8u
+
+bool choice_roams(const struct request *r)
+{
+	return (r->flags & REQ_F_READONLY) != 0;
+}
+
+enum pool_queue choice_queue(const struct pool *p, const struct request *r)
+{
+	bool reads = choice_roams(r) ||
+		     (p->writer != NULL && p->writer->split && request_reads(r));
+
+	return reads ? POOL_QUEUE_READS : POOL_QUEUE_ALL;
+}
+
+static bool takes_reads(const struct member *m)
+{
+	return (m->pool->decision.readers >> m->index & 1) != 0;
+}
+
+static bool claims(const struct request *r, const struct member *m)
+{
+	return choice_roams(r) ? takes_reads(m) : m == m->pool->writer;
+}
+
+/* -- sharing ----------------------------------------------------------------------------------- */
+
+/* May r be in flight together with statements of other workers? */
+bool choice_may_share(const struct member *m, const struct request *r)
+{
+	unsigned share = m->driver->share;
+
+	if (r->op != REQ_EXEC || (r->flags & REQ_F_STREAM) || (r->stmt->traits & STMT_SUSPECT)) {
+		return false;
+	}
+	if (share & DRIVER_SHARE_READS) {
+		return (r->flags & REQ_F_READONLY) != 0 && r->sends == 0 &&
+		       r->stmt->quick_ns < SHARE_HEAD_NS && !session_has_lease(r->session);
+	}
+	return (share & DRIVER_SHARE_WRITES) != 0 && !request_reads(r);
+}
+
+static bool is_open_to_others(const struct conn *c, unsigned limit)
+{
+	return c->shareable && !c->cancelling && !c->retire && c->ninflight < limit &&
+	       c->ninflight > 0 && !c->dirty && c->tx == CONN_TX_IDLE;
+}
+
+static bool head_is_slow(struct conn *c, uint64_t now)
+{
+	const struct request *head = cds_list_first_entry(&c->inflight, struct request, link);
+
+	return now - c->head_ns > SHARE_HEAD_NS || head->out.blocked || head->session == NULL;
+}
+
+/* The one with the least in flight. */
+static struct conn *shared_conn(struct member *m, const struct request *r)
+{
+	bool reads = (m->driver->share & DRIVER_SHARE_READS) != 0;
+	unsigned limit = reads ? (unsigned)m->pool->config->max_pipeline : SHARE_WRITES_MAX;
+	bool quick = reads && request_is_quick(r);
+	uint64_t now = io_now(m->pool->io);
+	struct conn *c, *best = NULL;
+
+	cds_list_for_each_entry(c, &m->in_state[CONN_BUSY], link)
+	{
+		if (!is_open_to_others(c, limit) || (reads && head_is_slow(c, now))) {
+			continue;
+		}
+		if (quick && c->turn_sends > 0 && c->turn_sends < SHARE_GROUP) {
+			return c; /* what goes out together costs less */
+		}
+		if (best == NULL || c->ninflight < best->ninflight) {
+			best = c;
+		}
+	}
+	return best;
+}
+
+/* -- choosing ---------------------------------------------------------------------------------- */
+
+static struct conn *idle_conn(struct member *m, const struct request *r)
+{
+	unsigned role = request_reads(r) ? CONN_READS : CONN_WRITES;
+	struct conn *c, *next;
+
+	cds_list_for_each_entry_safe(c, next, &m->in_state[CONN_IDLE], link)
+	{
+		if ((c->roles & role) == 0) {
+			continue;
+		}
+		if (!member_is_stale(m, c)) {
+			return c;
+		}
+		conn_test(c); /* those behind it were idle for longer: for them others may ask */
+		return NULL;
+	}
+	return NULL;
+}
+
+static struct conn *idle_in(struct member *m, const struct request *r, const struct request *older)
+{
+	if (!member_can_serve(m) || (older != NULL && claims(older, m) && !m->split)) {
+		return NULL;
+	}
+	return idle_conn(m, r);
+}
+
+static struct conn *shared_in(struct member *m, const struct request *r, const struct request *older)
+{
+	if (!member_can_serve(m) || (older != NULL && claims(older, m) && !m->split) ||
+		!choice_may_share(m, r)) {
+		return NULL;
+	}
+	return shared_conn(m, r);
+}
+
+/* A server that takes reads and has what the worker wrote before. */
+static bool may_read(const struct member *m, const struct request *r)
+{
+	return takes_reads(m) && (!(r->flags & REQ_F_FRESH) || m == m->pool->writer ||
+					 session_is_fresh(r->session, m->pool, m->server));
+}
+
+static struct conn *pick_roaming(struct pool *p, const struct request *r, const struct request *older)
+{
+	struct member *least = NULL;
+	struct conn *c, *best = NULL;
+
+	/* Free connections first, of the server with the least work, from another one each time. */
+	for (unsigned i = 0; i < p->nmembers; i++) {
+		struct member *m = p->member[(p->turn + i) % p->nmembers];
+
+		if (may_read(m, r) && !cds_list_empty(&m->in_state[CONN_IDLE]) &&
+			(least == NULL || member_used(m) < member_used(least)) &&
+			!(older != NULL && claims(older, m) && !m->split)) {
+			least = m;
+		}
+	}
+	c = least != NULL ? idle_in(least, r, older) : NULL;
+	if (c != NULL) {
+		p->turn = (least->index + 1) % p->nmembers;
+		return c;
+	}
+	for (unsigned i = 0; i < p->nmembers; i++) {
+		c = may_read(p->member[i], r) ? shared_in(p->member[i], r, older) : NULL;
+		if (c != NULL && (best == NULL || c->ninflight < best->ninflight)) {
+			best = c;
+		}
+	}
+	return best;
+}
+
+struct conn *choice_pick(struct pool *p, const struct request *r, const struct request *older)
+{
+	struct conn *c;
+
+	if (choice_roams(r) && p->nmembers > 1) {
+		return pick_roaming(p, r, older);
+	}
+	if (choice_roams(r) && (p->decision.readers & 1) != 0) {
+		c = idle_in(p->member[0], r, older);
+		return c != NULL ? c : shared_in(p->member[0], r, older);
+	}
+	if (p->writer == NULL || choice_roams(r)) {
+		return NULL;
+	}
+	c = idle_in(p->writer, r, older);
+	return c != NULL ? c : shared_in(p->writer, r, older);
+}

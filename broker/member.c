@@ -1,0 +1,520 @@
+/* SPDX-License-Identifier: MIT */
+/* member.c - see member.h. */
+#include "member.h"
+
+#include "conn.h"
+#include "io.h"
+#include "lease.h"
+#include "log.h"
+#include "pool.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MS UINT64_C(1000000)
+
+static const struct config_pool *config(const struct member *m)
+{
+	return m->pool->config;
+}
+
+static void count(const struct member *m, enum pool_metric k, uint64_t n)
+{
+	board_pool_count(m->pool->io->board, m->pool->index, k, n);
+}
+
+unsigned member_open(const struct member *m)
+{
+	return m->nconns - m->state_count[CONN_CLOSED];
+}
+
+unsigned member_used(const struct member *m)
+{
+	return m->state_count[CONN_BUSY] + m->state_count[CONN_LEASED] +
+	       m->state_count[CONN_RESETTING];
+}
+
+bool member_can_serve(const struct member *m)
+{
+	return m->index != MEMBER_DRAINING && m->server->state.verdict != VERDICT_DOWN;
+}
+
+bool member_is_ready(const struct member *m)
+{
+	unsigned n = m->state_count[CONN_IDLE] + member_used(m);
+
+	return m->split ? n == m->nconns : n > 0;
+}
+
+/* -- how many ---------------------------------------------------------------------------------- */
+
+static unsigned waiting(const struct member *m)
+{
+	struct pool *p = m->pool;
+	bool writes = p->writer == m;
+	bool reads = (p->decision.readers >> m->index & 1) != 0;
+	unsigned n = 0;
+
+	if (m->index == MEMBER_DRAINING || p->nwaiters == 0) {
+		return 0;
+	}
+	/* Counting them would cost more than a connection too many, which stays idle. */
+	n += writes && !cds_list_empty(&p->waiters[POOL_QUEUE_ALL]) ? p->nwaiters : 0;
+	n += reads && n == 0 && !cds_list_empty(&p->waiters[POOL_QUEUE_READS]) ? p->nwaiters : 0;
+	return n;
+}
+
+static unsigned size_of(const struct member *m)
+{
+	return m->split ? m->nconns : m->driver->size(m->server_priv, config(m));
+}
+
+static unsigned wanted(const struct member *m)
+{
+	unsigned size = size_of(m);
+	unsigned least = config(m)->min_idle < 0 || m->split ? size : (unsigned)config(m)->min_idle;
+	unsigned n = member_used(m) + waiting(m);
+	unsigned most = size + (m->split ? 0 : (unsigned)config(m)->max_overflow);
+
+	if (m->index == MEMBER_DRAINING) {
+		return 0;
+	}
+	if (least == 0 && !m->pool->ever_ready) {
+		least = 1; /* to see at the start whether it can be reached */
+	}
+	n = n < least ? least : n;
+	return (n > most ? most : n) + (m->replacing ? 1 : 0);
+}
+
+/* Connections that other pools are sure of and have not opened. */
+static unsigned reserved_by_others(const struct member *m)
+{
+	const struct io *io = m->pool->io;
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < io->npools; i++) {
+		struct member *o;
+
+		if (io->pools[i] == NULL || io->pools[i] == m->pool) {
+			continue;
+		}
+		cds_list_for_each_entry(o, &io->pools[i]->members, pool_link)
+		{
+			unsigned sure = o->index != MEMBER_DRAINING
+						? (unsigned)config(o)->guaranteed
+						: 0;
+
+			if (o->server == m->server && sure > member_open(o)) {
+				n += sure - member_open(o);
+			}
+		}
+	}
+	return n;
+}
+
+/* One limit per server over all its pools. */
+static bool server_has_room(const struct member *m)
+{
+	unsigned max = (unsigned)m->server->config->max_connections;
+
+	if (max == 0) {
+		return true;
+	}
+	if (member_open(m) < (unsigned)config(m)->guaranteed) {
+		return m->server->open < max;
+	}
+	return m->server->open + reserved_by_others(m) < max;
+}
+
+/* The longest idle connection that o can spare. */
+static struct conn *spare_of(struct member *o)
+{
+	if (cds_list_empty(&o->in_state[CONN_IDLE]) || o->pool->nwaiters > 0 || o->split ||
+		member_open(o) <= (unsigned)config(o)->guaranteed) {
+		return NULL;
+	}
+	return cds_list_entry(o->in_state[CONN_IDLE].prev, struct conn, link);
+}
+
+/* Another pool keeps an idle connection to the server while somebody waits here. */
+static bool take_room(struct member *m)
+{
+	struct io *io = m->pool->io;
+
+	for (unsigned i = 0; i < io->npools; i++) {
+		struct member *o;
+
+		if (io->pools[i] == NULL || io->pools[i] == m->pool) {
+			continue;
+		}
+		cds_list_for_each_entry(o, &io->pools[i]->members, pool_link)
+		{
+			struct conn *c = o->server == m->server ? spare_of(o) : NULL;
+
+			if (c != NULL) {
+				conn_give_up(c, NULL);
+				return true;
+			}
+		}
+	}
+	return false;
+}
+
+/* -- opening ----------------------------------------------------------------------------------- */
+
+static int add_conn(struct member *m)
+{
+	struct conn **more = realloc(m->conns, (m->nconns + 1) * sizeof(struct conn *));
+	struct conn *c = calloc(1, sizeof(*c));
+
+	if (more != NULL) {
+		m->conns = more;
+	}
+	if (more == NULL || c == NULL) {
+		free(c);
+		return -1;
+	}
+	conn_init(c, m, m->nconns);
+	m->conns[m->nconns++] = c;
+	return 0;
+}
+
+static struct conn *closed_conn(struct member *m)
+{
+	if (cds_list_empty(&m->in_state[CONN_CLOSED]) && add_conn(m) < 0) {
+		return NULL;
+	}
+	/* The one that is closed for longest: slots are used in turn. */
+	return cds_list_entry(m->in_state[CONN_CLOSED].prev, struct conn, link);
+}
+
+static bool may_connect(const struct member *m)
+{
+	return member_can_serve(m) &&
+	       m->state_count[CONN_CONNECTING] < (unsigned)(m->split ? m->nconns
+								     : config(m)->max_connecting) &&
+	       (m->backoff_ns == 0 || m->next_connect_ns <= io_now(m->pool->io));
+}
+
+void member_grow(struct member *m)
+{
+	if (m->pool->closing || m->pool->io->stopping) {
+		return;
+	}
+	while (member_open(m) < wanted(m) && may_connect(m)) {
+		struct conn *c;
+
+		if (!server_has_room(m)) {
+			if (m->pool->nwaiters > 0) {
+				(void)take_room(m); /* there is room when it is closed */
+			}
+			return;
+		}
+		c = closed_conn(m);
+		if (c == NULL) {
+			return;
+		}
+		conn_open(c);
+		if (m->backoff_ns != 0) {
+			return; /* one try at a time while the server is down */
+		}
+	}
+}
+
+/* The one that was opened first and is to stay so far. */
+static struct conn *oldest(struct member *m)
+{
+	static const enum conn_state open[] = {CONN_IDLE, CONN_BUSY, CONN_LEASED};
+	struct conn *c, *old = NULL;
+
+	for (unsigned i = 0; i < array_size(open); i++) {
+		cds_list_for_each_entry(c, &m->in_state[open[i]], link)
+		{
+			if (!c->retire && (old == NULL || c->connected_ns < old->connected_ns)) {
+				old = c;
+			}
+		}
+	}
+	return old;
+}
+
+static uint64_t lifetime(const struct member *m, const struct conn *c)
+{
+	uint64_t life = (uint64_t)config(m)->max_lifetime * MS;
+
+	/* A quarter of it is spread over the slots, so that they do not end together. */
+	return life - life / 4 * ((c->slot * 7u + (unsigned)c->generation) % 16u) / 16;
+}
+
+static bool is_old(const struct member *m, const struct conn *c)
+{
+	return config(m)->max_lifetime != 0 &&
+	       io_now(m->pool->io) - c->connected_ns > lifetime(m, c);
+}
+
+/* Closed now, or when it is given back. */
+static void retire(struct conn *c)
+{
+	if (c->state == CONN_IDLE) {
+		conn_give_up(c, NULL);
+	} else {
+		c->retire = true;
+	}
+}
+
+void member_connected(struct member *m)
+{
+	m->backoff_ns = 0;
+	m->next_connect_ns = 0;
+	m->permanent_failure = false;
+	m->last_error[0] = '\0';
+	if (!m->ever_ready) {
+		m->ever_ready = true;
+		log_info("pool %s: connected to server %s", config(m)->name,
+			m->server->config->name);
+	}
+	if (m->replacing) {
+		struct conn *old = oldest(m);
+
+		m->replacing = false;
+		if (old != NULL && is_old(m, old)) {
+			retire(old);
+		}
+	}
+}
+
+/* Wrong password, no such role or database: trying again does not help by itself. */
+static bool is_permanent(const char *sqlstate)
+{
+	return strncmp(sqlstate, "28", 2) == 0 || strcmp(sqlstate, "3D000") == 0;
+}
+
+static void back_off(struct member *m)
+{
+	uint64_t last = (uint64_t)config(m)->connect_backoff_max * MS;
+
+	m->backoff_ns = m->backoff_ns == 0 ? (uint64_t)config(m)->connect_backoff * MS
+					   : m->backoff_ns * 2;
+	if (m->backoff_ns > last) {
+		m->backoff_ns = last;
+	}
+	/* Up to a fifth of jitter, so that pools and hosts do not march in step. */
+	m->next_connect_ns = io_now(m->pool->io) + m->backoff_ns -
+			     (m->backoff_ns / 5) * (uint64_t)(random() & 0xff) / 256;
+}
+
+void member_connect_failed(struct member *m, const struct failure *f)
+{
+	count(m, POOL_METRIC_CONNECT_FAILURES, 1);
+	m->replacing = false;
+	back_off(m);
+	m->permanent_failure = is_permanent(f->sqlstate);
+	if (strcmp(m->last_error, f->message) != 0) { /* say each thing once */
+		snprintf(m->last_error, sizeof(m->last_error), "%s", f->message);
+		log_warning("pool %s: cannot connect to server %s: %s", config(m)->name,
+			m->server->config->name, f->message);
+		board_event(m->pool->io->board, BOARD_EVENT_CONNECT_FAILURE,
+			"pool %s: server %s: %s", config(m)->name, m->server->config->name,
+			f->message);
+	}
+	health_hurry(m->server);
+}
+
+/* -- keeping ----------------------------------------------------------------------------------- */
+
+bool member_is_stale(const struct member *m, const struct conn *c)
+{
+	int64_t limit = config(m)->validate_after_idle;
+	uint64_t seen = c->tested_ns > c->idle_since_ns ? c->tested_ns : c->idle_since_ns;
+
+	return limit >= 0 && !m->split &&
+	       io_now(m->pool->io) - seen > (uint64_t)limit * MS + MS;
+}
+
+bool member_keeps(const struct member *m, const struct conn *c)
+{
+	return m->index != MEMBER_DRAINING && !c->retire && !m->pool->io->stopping &&
+	       (m->split || member_open(m) <= size_of(m) + (m->replacing ? 1 : 0) ||
+		       m->pool->nwaiters > 0);
+}
+
+/* One at a time: the replacement is opened first, if the server has room for it. */
+static void replace_old(struct member *m)
+{
+	struct conn *c = oldest(m);
+
+	if (m->replacing || c == NULL || !is_old(m, c)) {
+		return;
+	}
+	if (member_open(m) > wanted(m) || !server_has_room(m)) {
+		retire(c);
+	} else if (may_connect(m)) {
+		m->replacing = true;
+	}
+}
+
+/* Longest idle first, since the list has the latest used in front. */
+static void retire_idle(struct member *m)
+{
+	uint64_t idle_ns = (uint64_t)config(m)->idle_timeout * MS, now = io_now(m->pool->io);
+	unsigned size = size_of(m);
+
+	while (!cds_list_empty(&m->in_state[CONN_IDLE])) {
+		struct conn *c = cds_list_entry(m->in_state[CONN_IDLE].prev, struct conn, link);
+		bool beyond = member_open(m) > size && m->pool->nwaiters == 0 && !m->replacing;
+
+		if (!beyond && (idle_ns == 0 || member_open(m) <= wanted(m) ||
+				       now - c->idle_since_ns <= idle_ns)) {
+			return;
+		}
+		conn_give_up(c, NULL);
+	}
+}
+
+/* What was to be opened for somebody who was served by another one. */
+static void drop_surplus(struct member *m)
+{
+	while (m->state_count[CONN_CONNECTING] > 0 && member_open(m) > wanted(m)) {
+		conn_give_up(cds_list_first_entry(
+				     &m->in_state[CONN_CONNECTING], struct conn, link),
+			NULL);
+	}
+}
+
+/* Keeps firewalls and servers from ending it, and notices if they did. */
+static void keep_alive(struct member *m)
+{
+	uint64_t every = (uint64_t)config(m)->keepalive_time * MS, now = io_now(m->pool->io);
+	struct conn *c, *next;
+
+	if (every == 0) {
+		return;
+	}
+	cds_list_for_each_entry_safe(c, next, &m->in_state[CONN_IDLE], link)
+	{
+		uint64_t seen = c->tested_ns > c->idle_since_ns ? c->tested_ns : c->idle_since_ns;
+		uint64_t early = every / 5 * ((c->slot * 5u + (unsigned)c->generation) % 8u) / 8;
+
+		if (now - seen > every - early) {
+			conn_test(c);
+		}
+	}
+}
+
+static void look_at_leases(struct member *m)
+{
+	struct conn *c, *next;
+
+	cds_list_for_each_entry_safe(c, next, &m->in_state[CONN_LEASED], link)
+	{
+		if (c->lease != NULL) {
+			lease_tick(c->lease);
+		}
+	}
+}
+
+void member_tick(struct member *m)
+{
+	for (unsigned i = 0; i < m->nconns; i++) {
+		conn_tick(m->conns[i]);
+	}
+	look_at_leases(m);
+	if (m->index == MEMBER_DRAINING) {
+		while (!cds_list_empty(&m->in_state[CONN_IDLE])) {
+			conn_give_up(cds_list_first_entry(
+					     &m->in_state[CONN_IDLE], struct conn, link),
+				NULL);
+		}
+	} else if (!m->pool->closing && !m->split) {
+		replace_old(m);
+		retire_idle(m);
+		keep_alive(m);
+		drop_surplus(m);
+	}
+	member_grow(m);
+}
+
+/* -- life -------------------------------------------------------------------------------------- */
+
+void member_close(struct member *m, const struct failure *f)
+{
+	for (unsigned i = 0; i < m->nconns; i++) {
+		conn_give_up(m->conns[i], f);
+	}
+	m->replacing = false;
+}
+
+void member_drain(struct member *m)
+{
+	m->index = MEMBER_DRAINING;
+	for (unsigned i = 0; i < m->nconns; i++) {
+		m->conns[i]->retire = true;
+		if (m->conns[i]->state == CONN_CONNECTING) {
+			conn_give_up(m->conns[i], NULL);
+		}
+	}
+}
+
+/* Connections that differ in role queue apart. */
+static bool roles_differ(const struct member *m)
+{
+	for (unsigned i = 1; i < m->nconns; i++) {
+		if (m->conns[i]->roles != m->conns[0]->roles) {
+			return true;
+		}
+	}
+	return false;
+}
+
+int member_create(struct pool *p, struct server *s, const struct config_server *server,
+	const struct config_pool *pool, struct member **out, char *err, size_t errlen)
+{
+	struct member *m = calloc(1, sizeof(*m));
+
+	if (m == NULL) {
+		snprintf(err, errlen, "out of memory");
+		return -1;
+	}
+	m->pool = p;
+	m->server = s;
+	m->driver = s->driver;
+	m->index = MEMBER_DRAINING;
+	for (unsigned i = 0; i < CONN_STATE_COUNT; i++) {
+		CDS_INIT_LIST_HEAD(&m->in_state[i]);
+	}
+	if (m->driver->server_open(p->io, server, pool, &m->server_priv, err, errlen) < 0) {
+		free(m);
+		return -1;
+	}
+	s->nmembers++;
+	for (unsigned i = m->driver->size(m->server_priv, pool); i > 0; i--) {
+		if (add_conn(m) < 0) {
+			snprintf(err, errlen, "out of memory");
+			member_destroy(&m);
+			return -1;
+		}
+	}
+	m->split = roles_differ(m);
+	*out = m;
+	return 0;
+}
+
+void member_destroy(struct member **mm)
+{
+	struct member *m = *mm;
+
+	if (m == NULL) {
+		return;
+	}
+	check(m->state_count[CONN_CLOSED] == m->nconns);
+	server_lost_member(m->server, m);
+	m->driver->server_close(m->server_priv);
+	for (unsigned i = 0; i < m->nconns; i++) {
+		conn_finish(m->conns[i]);
+		free(m->conns[i]);
+	}
+	free(m->conns);
+	free(m);
+	*mm = NULL;
+}

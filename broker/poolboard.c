@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: MIT */
+/* poolboard.c - a pool and its connections on the board, as they are at each tick. */
+#include "pool.h"
+
+#include "lease.h"
+#include "session.h"
+
+#include <stdio.h>
+
+static void gauge(struct pool *p, enum pool_metric m, uint64_t v)
+{
+	board_pool_gauge(p->io->board, p->index, m, v);
+}
+
+static uint32_t state_of(const struct conn *c)
+{
+	static const uint32_t states[CONN_STATE_COUNT] = {
+		[CONN_CLOSED] = BOARD_CONN_CLOSED,
+		[CONN_CONNECTING] = BOARD_CONN_LOGIN,
+		[CONN_IDLE] = BOARD_CONN_IDLE,
+		[CONN_BUSY] = BOARD_CONN_ACTIVE,
+		[CONN_LEASED] = BOARD_CONN_LEASED,
+		[CONN_RESETTING] = BOARD_CONN_RESETTING,
+		[CONN_CLOSING] = BOARD_CONN_CLOSED,
+	};
+
+	if (c->cancelling) {
+		return BOARD_CONN_CANCELLING;
+	}
+	if (c->state == CONN_RESETTING && c->testing) {
+		return BOARD_CONN_TESTING;
+	}
+	if (c->state == CONN_LEASED && c->dirty) {
+		return BOARD_CONN_PINNED;
+	}
+	if (c->state == CONN_LEASED && c->tx != CONN_TX_IDLE) {
+		return BOARD_CONN_TRANSACTION;
+	}
+	return states[c->state];
+}
+
+/* What runs on it, or ran last in its lease. */
+static const struct statement *statement_of(const struct conn *c)
+{
+	const struct request *head =
+		c->ninflight > 0 ? cds_list_first_entry(&c->inflight, struct request, link) : NULL;
+
+	return head != NULL && head->stmt != NULL ? head->stmt
+	       : c->lease != NULL                 ? c->lease->last
+						  : NULL;
+}
+
+static void mirror_conn(struct conn *c)
+{
+	const struct statement *st = statement_of(c);
+	const struct lease *l = c->lease;
+	struct board_conn_info info = {
+		.pool = c->pool->index,
+		.server = c->member->server->index,
+		.state = state_of(c),
+		.backend_pid = c->backend_pid,
+		.worker_slot = l != NULL && l->session != NULL ? session_slot(l->session) : BOARD_NONE,
+		.in_flight = c->ninflight,
+		.generation = c->generation,
+		.connected_ns = c->connected_ns,
+		.since_ns = c->since_ns,
+		.lease_ns = l != NULL ? l->since_ns : 0,
+		.statements = c->statements,
+		.fingerprint = st != NULL ? st->fingerprint : 0,
+		.statement_ns = c->ninflight > 0 ? c->head_ns : 0,
+	};
+
+	if (c->row != BOARD_NONE) {
+		board_conn_row(c->io->board, c->row, &info);
+	}
+}
+
+static void mirror_row(struct pool *p)
+{
+	static const uint32_t states[] = {
+		[MODE_DOWN] = BOARD_POOL_DOWN,
+		[MODE_READ_ONLY] = BOARD_POOL_DEGRADED,
+		[MODE_FALLBACK] = BOARD_POOL_DEGRADED,
+		[MODE_DEGRADED] = BOARD_POOL_DEGRADED,
+		[MODE_NORMAL] = BOARD_POOL_UP,
+	};
+	const struct config_pool *c = p->config;
+	const struct member *m = p->member[0];
+	unsigned size = m->split ? m->nconns : m->driver->size(m->server_priv, c);
+	struct board_pool_info info = {
+		.state = !p->ever_ready                                       ? BOARD_POOL_STARTING
+			 : !pool_is_ready(p) && p->decision.mode != MODE_DOWN ? BOARD_POOL_DOWN
+									      : states[p->decision.mode],
+		.nservers = p->nmembers,
+		.max_size = size,
+		.min_idle = (uint32_t)(c->min_idle < 0 || m->split ? size : (unsigned)c->min_idle),
+		.server = p->writer != NULL ? p->writer->server->index : BOARD_NONE,
+		.since_ns = p->decided_ns,
+	};
+
+	snprintf(info.name, sizeof(info.name), "%s", c->name);
+	snprintf(info.database, sizeof(info.database), "%s", c->database != NULL ? c->database : "");
+	snprintf(info.user, sizeof(info.user), "%s", c->user != NULL ? c->user : "");
+	snprintf(info.mode, sizeof(info.mode), "transaction");
+	board_pool_row(p->io->board, p->index, &info);
+}
+
+static uint64_t oldest_wait(struct pool *p)
+{
+	uint64_t oldest = 0;
+
+	for (unsigned q = 0; q < POOL_QUEUES; q++) {
+		const struct request *r;
+
+		if (cds_list_empty(&p->waiters[q])) {
+			continue;
+		}
+		r = cds_list_first_entry(&p->waiters[q], struct request, link);
+		if (oldest == 0 || r->arrived_ns < oldest) {
+			oldest = r->arrived_ns;
+		}
+	}
+	return oldest;
+}
+
+static void mirror_gauges(struct pool *p)
+{
+	unsigned pinned = 0, leased = 0, cancelling = 0, busy = pool_count(p, CONN_BUSY);
+	struct member *m;
+
+	cds_list_for_each_entry(m, &p->members, pool_link)
+	{
+		for (unsigned i = 0; i < m->nconns; i++) {
+			const struct conn *c = m->conns[i];
+
+			pinned += c->state == CONN_LEASED && c->dirty;
+			leased += c->state == CONN_LEASED && !c->dirty;
+			cancelling += c->cancelling;
+		}
+	}
+	gauge(p, POOL_METRIC_WAITERS, p->nwaiters);
+	gauge(p, POOL_METRIC_WAITING_SINCE, oldest_wait(p));
+	gauge(p, POOL_METRIC_CL_WAITING, p->nwaiters);
+	gauge(p, POOL_METRIC_CL_ACTIVE, busy + leased + pinned);
+	gauge(p, POOL_METRIC_SV_ACTIVE, busy);
+	gauge(p, POOL_METRIC_SV_LEASED, leased);
+	gauge(p, POOL_METRIC_SV_PINNED, pinned);
+	gauge(p, POOL_METRIC_SV_BEING_CANCELED, cancelling);
+	gauge(p, POOL_METRIC_CL_ACTIVE_CANCEL_REQ, cancelling);
+	gauge(p, POOL_METRIC_SV_IDLE, pool_count(p, CONN_IDLE));
+	gauge(p, POOL_METRIC_SV_TESTED, pool_count(p, CONN_RESETTING));
+	gauge(p, POOL_METRIC_SV_LOGIN, pool_count(p, CONN_CONNECTING));
+}
+
+void pool_mirror(struct pool *p)
+{
+	struct member *m;
+
+	cds_list_for_each_entry(m, &p->members, pool_link)
+	{
+		for (unsigned i = 0; i < m->nconns; i++) {
+			mirror_conn(m->conns[i]);
+		}
+	}
+	mirror_gauges(p);
+	mirror_row(p);
+}

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: MIT */
+/* reload.c - see reload.h. */
+#include "reload.h"
+
+#include "io.h"
+#include "pool.h"
+#include "server.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct plan {
+	struct io *io;
+	const struct config *next;
+	struct server **servers; /* by row; NULL: removed */
+	struct pool **pools;
+	struct pool_plan *pool_plans;
+	unsigned npools; /* planned so far */
+};
+
+static bool is_known(const struct io *io, unsigned row)
+{
+	return row < io->nservers && io->servers[row] != NULL;
+}
+
+static int plan_servers(struct plan *p)
+{
+	for (unsigned i = 0; i < p->next->nservers; i++) {
+		const struct config_server *c = &p->next->servers[i];
+
+		if (is_known(p->io, i) && strcmp(p->io->servers[i]->config->url, c->url) == 0) {
+			p->servers[i] = p->io->servers[i];
+		} else if (server_create(p->io, i, c, &p->servers[i]) < 0) {
+			return -1;
+		}
+	}
+	return 0;
+}
+
+static int plan_pools(struct plan *p, char *err, size_t errlen)
+{
+	const struct config *next = p->next;
+
+	for (; p->npools < next->npools; p->npools++) {
+		unsigned i = p->npools;
+		const struct config_pool *c = &next->pools[i];
+		char why[400];
+
+		p->pools[i] = i < p->io->npools ? p->io->pools[i] : pool_create(p->io, i, c);
+		if (p->pools[i] == NULL) {
+			return -1;
+		}
+		if (pool_plan(p->pools[i], c, p->servers, next->servers, next->nservers,
+			    &p->pool_plans[i], why, sizeof(why)) < 0) {
+			snprintf(err, errlen, "pool %s: %s", c->name, why);
+			p->npools++; /* drop_plan looks at it */
+			return -1;
+		}
+	}
+	return 0;
+}
+
+/* What was created and is not used. */
+static void drop_plan(struct plan *p)
+{
+	for (unsigned i = 0; p->pool_plans != NULL && i < p->npools; i++) {
+		pool_drop_plan(&p->pool_plans[i]);
+		if (i >= p->io->npools) {
+			pool_destroy(&p->pools[i]);
+		}
+	}
+	for (unsigned i = 0; p->servers != NULL && i < p->next->nservers; i++) {
+		if (p->servers[i] != NULL &&
+			!(is_known(p->io, i) && p->io->servers[i] == p->servers[i])) {
+			server_destroy(&p->servers[i]);
+		}
+	}
+}
+
+static void free_plan(struct plan *p)
+{
+	free(p->servers);
+	free(p->pools);
+	free(p->pool_plans);
+}
+
+static void apply_servers(struct plan *p)
+{
+	struct io *io = p->io;
+
+	for (unsigned i = 0; i < p->next->nservers; i++) {
+		struct server *was = is_known(io, i) ? io->servers[i] : NULL;
+
+		io->servers[i] = p->servers[i];
+		if (was != NULL && was != p->servers[i]) {
+			server_remove(was);
+		} else if (was != NULL) {
+			was->config = &p->next->servers[i];
+		}
+		if (p->servers[i] == NULL) {
+			board_server_row(io->board, i, NULL);
+		}
+	}
+	io->nservers = p->next->nservers;
+}
+
+static void apply(struct plan *p)
+{
+	struct io *io = p->io;
+
+	for (unsigned i = 0; i < p->next->npools; i++) {
+		io->pools[i] = p->pools[i];
+		pool_apply(p->pools[i], &p->pool_plans[i]);
+	}
+	io->npools = p->next->npools;
+	apply_servers(p);
+	io->config = p->next;
+}
+
+int reload_apply(struct io *io, const struct config *next, unsigned max_pools, unsigned max_servers,
+	char *err, size_t errlen)
+{
+	struct plan p = {.io = io, .next = next};
+
+	if (next->npools > max_pools || next->nservers > max_servers) {
+		snprintf(err, errlen, "more than %u pools or %u servers need a restart", max_pools,
+			max_servers);
+		return -1;
+	}
+	p.servers = calloc(next->nservers, sizeof(struct server *));
+	p.pools = calloc(next->npools, sizeof(struct pool *));
+	p.pool_plans = calloc(next->npools, sizeof(struct pool_plan));
+	snprintf(err, errlen, "out of memory");
+	if (p.servers == NULL || p.pools == NULL || p.pool_plans == NULL || plan_servers(&p) < 0 ||
+		plan_pools(&p, err, errlen) < 0) {
+		drop_plan(&p);
+		free_plan(&p);
+		return -1;
+	}
+	apply(&p);
+	free_plan(&p);
+	for (unsigned i = 0; i < io->nservers; i++) {
+		if (io->servers[i] != NULL && server_watch(io->servers[i]) < 0) {
+			health_hurry(io->servers[i]); /* tried again with the next reload */
+		}
+	}
+	for (unsigned i = 0; i < io->npools; i++) {
+		pool_decide(io->pools[i]);
+		pool_grow(io->pools[i]);
+	}
+	return 0;
+}
