@@ -513,7 +513,7 @@ static void test_11_use_after_release(void)
 	struct broker *other = behave_attach(t.proc);
 	struct broker_lease *l = NULL;
 	struct broker_call in = {0};
-	struct broker_result *rows;
+	struct broker_result *rows = NULL;
 	struct raw r;
 	uint64_t id;
 	int rc = broker_begin(other, NULL, &l);
