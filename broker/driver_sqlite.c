@@ -60,8 +60,7 @@ struct sqlite_server {
 	unsigned readers;
 	bool journal; /* what is written is kept for PostgreSQL */
 	struct journal_tail tail;
-	const struct config_pool *pool;
-	const struct config_server *server;
+	char *pool; /* its name: the configuration may be replaced while executors run */
 	sqlite3 *anchor; /* memory: keeps it while connections come and go; never used otherwise */
 	struct sqlite_conn *conns; /* by slot */
 };
@@ -159,12 +158,13 @@ static bool usable_place(const char *path, char *why, size_t size)
  * The memory VFS shares a database by its name among the connections of one process; the address
  * of this struct makes the name unique.
  */
-static bool open_memory(struct sqlite_server *s, char *why, size_t size)
+static bool open_memory(
+	struct sqlite_server *s, const struct config_pool *pool, char *why, size_t size)
 {
 	int flags =
 		SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX;
 
-	if (s->journal || s->pool->nmirror > 0) {
+	if (s->journal || pool->nmirror > 0) {
 		snprintf(why, size,
 			"%s must outlive the broker; write sqlite:PATH with the path of a file",
 			s->journal ? "a journal" : "a mirror");
@@ -192,6 +192,7 @@ static void sqlite_server_close(void *priv)
 	if (s != NULL) {
 		sqlite3_close(s->anchor);
 		free(s->conns);
+		free(s->pool);
 		free(s->path);
 		free(s);
 	}
@@ -208,18 +209,17 @@ static int sqlite_server_open(struct io *io, const struct config_server *server,
 	if (s != NULL) {
 		/* Statistics that nobody reads cost a lock at each allocation. */
 		(void)sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
-		s->pool = pool;
-		s->server = server;
+		s->pool = strdup(pool->name);
 		s->journal = pool->fallback == FALLBACK_JOURNAL;
 		if (strcmp(server->url, "sqlite::memory:") == 0) {
-			good = open_memory(s, why, sizeof(why));
+			good = open_memory(s, pool, why, sizeof(why));
 		} else {
 			s->readers = count_readers(pool);
 			s->path = path_of_url(server->url, why, sizeof(why));
 			good = s->path != NULL && usable_place(s->path, why, sizeof(why));
 		}
 		s->conns = calloc(1 + s->readers, sizeof(*s->conns));
-		if (good && s->conns == NULL) {
+		if (good && (s->conns == NULL || s->pool == NULL)) {
 			snprintf(why, sizeof(why), "out of memory");
 			good = false;
 		}
@@ -527,10 +527,10 @@ static void sqlite_connect(struct conn *c)
 		.path = server->path,
 		.memory = server->memory,
 		.writer = server->readers == 0 || c->slot == 0,
-		.max_prepared = (unsigned)server->pool->max_prepared,
-		.busy_ms = server->pool->busy_timeout,
-		.open_ms = server->server->connect_timeout,
-		.journal = server->journal ? server->pool->name : NULL,
+		.max_prepared = (unsigned)c->pool->config->max_prepared,
+		.busy_ms = c->pool->config->busy_timeout,
+		.open_ms = c->member->server->config->connect_timeout,
+		.journal = server->journal ? server->pool : NULL,
 		.tail = &server->tail,
 	};
 	int err;
