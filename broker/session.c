@@ -679,7 +679,9 @@ static int append_part(struct session *s, const struct shm_request *d, const uns
 	if (want > s->part_cap) {
 		validate(grow_part(s, want) == 0, -ENOMEM);
 	}
-	memcpy(s->part + s->part_len, bytes, d->len); /* the one copy */
+	if (d->len > 0) { /* else there may be no memory yet */
+		memcpy(s->part + s->part_len, bytes, d->len); /* the one copy */
+	}
 	s->part_len = want;
 	return 0;
 }
