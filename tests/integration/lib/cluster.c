@@ -195,11 +195,43 @@ static unsigned best_standby(struct cluster *c)
 	return best;
 }
 
+static unsigned receivers(struct cluster *c)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < c->n; i++) {
+		n += c->standby[i] && pg_runs(c->pg[i]) &&
+		     pg_int(c->pg[i], "SELECT count(*) FROM pg_stat_wal_receiver") > 0;
+	}
+	return n;
+}
+
+/*
+ * No standby listens to the primary any more.  One that lives on, or wakes up later, can
+ * acknowledge nothing (safe), and what each standby has received stays as it is while the best is
+ * chosen.
+ */
+static void leave_primary(struct cluster *c)
+{
+	for (unsigned i = 0; i < c->n; i++) {
+		if (c->standby[i] && pg_runs(c->pg[i])) {
+			pg_do(c->pg[i], "ALTER SYSTEM SET primary_conninfo = ''");
+			pg_do(c->pg[i], "SELECT pg_reload_conf()");
+		}
+	}
+	if (!wait_until(receivers(c) == 0, WAIT_MS)) {
+		bail_out("the standbys do not leave their primary");
+	}
+}
+
 unsigned cluster_fail_over(struct cluster *c, int64_t *when)
 {
-	unsigned best = best_standby(c);
-	struct pg_cluster *pg = c->pg[best];
+	struct pg_cluster *pg;
+	unsigned best;
 
+	leave_primary(c);
+	best = best_standby(c);
+	pg = c->pg[best];
 	set_safe(c, best, false);
 	pg_promote_soon(pg);
 	if (!wait_until(pg_int(pg, "SELECT pg_is_in_recovery()::int") == 0, WAIT_MS)) {

@@ -38,7 +38,7 @@ struct ledger_count {
 };
 struct ledger_count ledger_count(const struct ledger *l);
 
-/* First acknowledgement of a write that was sent after `us` (wait_clock_us); 0: none yet. */
+/* When a write was first acknowledged after `us` (wait_clock_us); 0: not yet. */
 int64_t ledger_acked_after(const struct ledger *l, int64_t us);
 
 /*

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glob.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -18,6 +19,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -357,6 +359,34 @@ static void signal_all(const struct pg_cluster *pg, int sig)
 	}
 }
 
+static void wait_gone(pid_t pid)
+{
+	struct pollfd p = {.events = POLLIN};
+
+	p.fd = (int)syscall(SYS_pidfd_open, pid, 0);
+	if (p.fd >= 0) {
+		(void)poll(&p, 1, START_MS);
+		close(p.fd);
+	}
+}
+
+/* All at one moment; and not before the last is gone can the cluster be started again. */
+static void kill_all(const struct pg_cluster *pg)
+{
+	pid_t pids[1024];
+	unsigned n;
+
+	spawn_pause(pg->pid); /* so that it starts no more */
+	n = spawn_children(pg->pid, pids, 1024);
+	(void)kill(pg->pid, SIGKILL);
+	for (unsigned i = 0; i < n; i++) {
+		(void)kill(pids[i], SIGKILL);
+	}
+	for (unsigned i = 0; i < n; i++) {
+		wait_gone(pids[i]);
+	}
+}
+
 bool pg_runs(const struct pg_cluster *pg)
 {
 	return pg->pid != 0 && !spawn_ended(pg->pid);
@@ -375,7 +405,7 @@ void pg_stop(struct pg_cluster *pg, enum pg_mode mode)
 		return;
 	}
 	if (mode == PG_KILL) {
-		signal_all(pg, SIGKILL);
+		kill_all(pg);
 	} else {
 		(void)kill(pg->pid, signals[mode]);
 	}
