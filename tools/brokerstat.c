@@ -8,6 +8,7 @@
 #include "brokerstat.h"
 
 #include "exporter.h"
+#include "slow_query.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -15,11 +16,10 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 static const char usage_text[] =
-	"Usage: brokerstat [-1|-j|-p|-S|-W|-s|-e|-l] [options]\n"
+	"Usage: brokerstat [-1|-j|-p|-S|-L|-s|-T|-e|-l|-W FILE] [options]\n"
 	"\n"
 	"Shows the state of a shmbroker broker, also of one that is stopped or dead.\n"
 	"\n"
@@ -28,29 +28,64 @@ static const char usage_text[] =
 	"  -j, --json          everything as one JSON document\n"
 	"  -p, --pools         pools, with PgBouncer's column names\n"
 	"  -S, --servers       database servers: role, state, lag\n"
-	"  -W, --workers       workers, and the leases they hold\n"
-	"  -s, --slow          slow statements; with -j one JSON object per line\n"
+	"  -L, --workers       workers, and the leases they hold\n"
+	"  -s, --slow          slow statements as they end, until interrupted; -s -1: those\n"
+	"                      there are\n"
+	"  -T, --statements    statements by shape: calls, errors, rows, times\n"
 	"  -e, --events        the event log\n"
 	"  -l, --list          names, kinds, units and descriptions of all metrics\n"
+	"  -W, --record FILE   record everything to FILE (- is standard output)\n"
 	"  --listen [ADDR:]PORT  serve metrics for Prometheus, health checks, JSON and a\n"
 	"                      dashboard over HTTP; ADDR is 127.0.0.1 unless given\n"
+	"With -s, -T and -e, -j prints one JSON object a line.\n"
+	"\n"
+	"Statements, with -s:\n"
+	"  -d, --old           begin with those that ended before\n"
+	"  -k, --most N        stop after N statements\n"
+	"  -q, --query COND    only those that match, e.g. 'ms>50 && pool==main'; fields:\n"
+	"                      %s\n"
+	"  --samples           also those drawn by lot (slow_sample in broker.conf)\n"
 	"\n"
 	"Options:\n"
 	"  -n, --name NAME     the broker: path of its socket or board, or NAME for\n"
 	"                      /run/shmbroker/NAME.sock; default: $BROKER_SOCKET,\n"
 	"                      ./shmbroker.sock, /run/shmbroker/broker.sock\n"
+	"  -r, --replay FILE   show what was recorded, in any of these ways\n"
+	"  --at TIME           with -r: then; [YYYY-MM-DD ]HH:MM[:SS], +SECS from the begin,\n"
+	"                      -SECS from the end\n"
 	"  -w, --interval SECS repeat every SECS seconds; rates are those of the interval;\n"
 	"                      with -s and -e only what is new\n"
 	"  -c, --count COUNT   stop after COUNT samples\n"
 	"  -t, --timeout SECS  wait for the broker to appear (default 5; 'off' = for ever)\n"
-	"  -f, --filter GLOB   only metrics whose name matches, with -1, -j and -l\n"
-	"  --no-texts          with --listen: show no texts of statements\n"
+	"  -f, --filter GLOB   only metrics whose name matches, with -1, -j and -l; ^GLOB:\n"
+	"                      none of those; may be repeated\n"
+	"  --no-texts          show, serve and record no texts of statements\n"
 	"  -C, --no-color      no colour; so does the environment variable NO_COLOR\n"
 	"  -h, --help          this text\n"
 	"  -V, --version       the version\n"
 	"\n"
 	"Exit status: 0 ok; 1 usage; 2 no broker found, or not readable; 3 incompatible\n"
-	"version; 4 the broker is dead (what it left is shown all the same).\n";
+	"version; 4 the broker is dead (what it left is shown all the same); 5 a file of\n"
+	"-W or -r, or the output, cannot be written or read.\n";
+
+static void print_usage(void)
+{
+	char fields[512] = "";
+	size_t n = 0, line = 0;
+
+	for (unsigned i = 0; i < SLOW_FIELDS && n < sizeof(fields); i++) {
+		const char *name = slow_fields[i].field.name;
+		bool wrap = line + strlen(name) > 54;
+
+		line = wrap ? 0 : line + strlen(name) + 1;
+		n += (size_t)snprintf(fields + n, sizeof(fields) - n,
+			i == 0 ? "%s"
+			: wrap ? "\n                      %s"
+			       : " %s",
+			name);
+	}
+	printf(usage_text, fields);
+}
 
 static int usage_error(const char *fmt, const char *arg)
 {
@@ -83,25 +118,37 @@ static bool parse_count(const char *s, unsigned long *out)
 }
 
 /* Options without a letter. */
-#define OPTION_LISTEN 256
-#define OPTION_NO_TEXTS 257
+enum {
+	OPTION_LISTEN = 256,
+	OPTION_NO_TEXTS,
+	OPTION_SAMPLES,
+	OPTION_AT,
+};
 
 static const struct option long_options[] = {
 	{"once", no_argument, NULL, '1'},
 	{"json", no_argument, NULL, 'j'},
 	{"pools", no_argument, NULL, 'p'},
 	{"servers", no_argument, NULL, 'S'},
-	{"workers", no_argument, NULL, 'W'},
+	{"workers", no_argument, NULL, 'L'},
 	{"slow", no_argument, NULL, 's'},
+	{"statements", no_argument, NULL, 'T'},
 	{"events", no_argument, NULL, 'e'},
 	{"list", no_argument, NULL, 'l'},
+	{"record", required_argument, NULL, 'W'},
 	{"listen", required_argument, NULL, OPTION_LISTEN},
-	{"no-texts", no_argument, NULL, OPTION_NO_TEXTS},
+	{"old", no_argument, NULL, 'd'},
+	{"most", required_argument, NULL, 'k'},
+	{"query", required_argument, NULL, 'q'},
+	{"samples", no_argument, NULL, OPTION_SAMPLES},
 	{"name", required_argument, NULL, 'n'},
+	{"replay", required_argument, NULL, 'r'},
+	{"at", required_argument, NULL, OPTION_AT},
 	{"interval", required_argument, NULL, 'w'},
 	{"count", required_argument, NULL, 'c'},
 	{"timeout", required_argument, NULL, 't'},
 	{"filter", required_argument, NULL, 'f'},
+	{"no-texts", no_argument, NULL, OPTION_NO_TEXTS},
 	{"no-color", no_argument, NULL, 'C'},
 	{"help", no_argument, NULL, 'h'},
 	{"version", no_argument, NULL, 'V'},
@@ -112,246 +159,237 @@ static const struct {
 	int letter;
 	enum stat_view view;
 } views[] = {
-	{'1', STAT_ONCE},
-	{'j', STAT_JSON},
 	{'p', STAT_POOLS},
 	{'S', STAT_SERVERS},
-	{'W', STAT_WORKERS},
+	{'L', STAT_WORKERS},
 	{'s', STAT_SLOW},
+	{'T', STAT_STATEMENTS},
 	{'e', STAT_EVENTS},
 	{'l', STAT_LIST},
+	{'W', STAT_RECORD},
 	{OPTION_LISTEN, STAT_LISTEN},
 };
 
-/* One view only, but -s -j. */
+/* One view only; -1 and -j are views, too, if there is no other. */
 static bool choose_view(struct stat_options *opt, int letter)
 {
-	enum stat_view old = opt->view, new = STAT_LIVE;
+	enum stat_view old = opt->view;
 
 	for (unsigned i = 0; i < array_size(views); i++) {
-		new = views[i].letter == letter ? views[i].view : new;
+		opt->view = views[i].letter == letter ? views[i].view : opt->view;
 	}
-	if ((old == STAT_SLOW && new == STAT_JSON) || (old == STAT_JSON && new == STAT_SLOW)) {
-		opt->json = true;
-		opt->view = STAT_SLOW;
-		return true;
-	}
-	opt->view = new;
-	return old == STAT_LIVE || old == new;
+	return old == STAT_LIVE || old == opt->view;
 }
 
-static bool parse_value(struct stat_options *opt, int letter, const char *arg)
+static bool parse_seconds_option(struct stat_options *opt, const char *arg)
 {
 	double seconds;
 
+	if (strcmp(arg, "off") == 0) {
+		opt->wait_ms = -1;
+		return true;
+	}
+	if (!parse_seconds(arg, 0, &seconds)) {
+		return false;
+	}
+	opt->wait_ms = (int64_t)(seconds * 1000);
+	return true;
+}
+
+static bool parse_filter(struct stat_options *opt, const char *arg)
+{
+	if (opt->filter.n == NAME_FILTER_MAX) {
+		return false;
+	}
+	opt->filter.glob[opt->filter.n++] = arg;
+	return true;
+}
+
+/* Options with a value. */
+static bool parse_value(struct stat_options *opt, int letter, const char *arg)
+{
 	switch (letter) {
 	case 'n':
 		opt->name = arg;
 		return arg[0] != '\0';
-	case 'f':
-		opt->filter = arg;
+	case 'r':
+		opt->replay = arg;
 		return true;
-	case 'c':
-		return parse_count(arg, &opt->count);
+	case OPTION_AT:
+		opt->at = arg;
+		return true;
+	case 'W':
+		opt->record = arg;
+		return true;
 	case OPTION_LISTEN:
 		opt->listen = arg;
-		return choose_view(opt, OPTION_LISTEN);
+		return true;
+	case 'q':
+		opt->condition = arg;
+		return true;
+	case 'f':
+		return parse_filter(opt, arg);
+	case 'k':
+		return parse_count(arg, &opt->most);
+	case 'c':
+		return parse_count(arg, &opt->count);
 	case 'w':
 		return parse_seconds(arg, 0.01, &opt->interval);
 	default: /* 't' */
-		if (strcmp(arg, "off") == 0) {
-			opt->wait_ms = -1;
-			return true;
-		}
-		if (!parse_seconds(arg, 0, &seconds)) {
-			return false;
-		}
-		opt->wait_ms = (int64_t)(seconds * 1000);
-		return true;
+		return parse_seconds_option(opt, arg);
 	}
+}
+
+/* Options without a value, views excepted; false: it is none. */
+static bool parse_flag(struct stat_options *opt, int letter)
+{
+	switch (letter) {
+	case '1':
+		opt->once = true;
+		return true;
+	case 'j':
+		opt->json = true;
+		return true;
+	case 'd':
+		opt->old = true;
+		return true;
+	case 'C':
+		opt->color = false;
+		return true;
+	case OPTION_SAMPLES:
+		opt->samples = true;
+		return true;
+	case OPTION_NO_TEXTS:
+		opt->no_texts = true;
+		return true;
+	default:
+		return false;
+	}
+}
+
+static int bad_condition(const char *condition, const struct query_error *err)
+{
+	fprintf(stderr, "brokerstat: -q: %s\n  %s\n  %*s^\n", err->text, condition, (int)err->at,
+		"");
+	return STAT_USAGE;
+}
+
+/* What does not go together.  -1: all is well. */
+static int check_options(struct stat_options *opt)
+{
+	bool lines =
+		opt->view == STAT_SLOW || opt->view == STAT_STATEMENTS || opt->view == STAT_EVENTS;
+	struct query_error err;
+	struct query *q;
+
+	if ((opt->json && opt->view != STAT_LIVE && !lines) ||
+		(opt->once && opt->view != STAT_LIVE && opt->view != STAT_SLOW)) {
+		return usage_error("only one of -1, -j, -p, -S, -L, -s, -T, -e, -l, -W%s",
+			"; but -j goes with -s, -T and -e, and -1 with -s");
+	}
+	if (opt->view == STAT_LIVE) {
+		opt->view = opt->json ? STAT_JSON : opt->once ? STAT_ONCE : STAT_LIVE;
+	}
+	if (opt->view != STAT_SLOW &&
+		(opt->old || opt->samples || opt->most != 0 || opt->condition != NULL)) {
+		return usage_error("%s belong to -s", "-d, -k, -q and --samples");
+	}
+	if (opt->replay != NULL && (opt->view == STAT_RECORD || opt->view == STAT_LISTEN)) {
+		return usage_error("%s do not go with -r", "-W and --listen");
+	}
+	if (opt->no_texts && (opt->view == STAT_SLOW || opt->view == STAT_STATEMENTS)) {
+		return usage_error("%s does not go with -s and -T", "--no-texts");
+	}
+	if (opt->at != NULL && opt->replay == NULL) {
+		return usage_error("%s belongs to -r", "--at");
+	}
+	if (opt->condition != NULL) {
+		q = slow_query_parse(opt->condition, &err);
+		if (q == NULL) {
+			return bad_condition(opt->condition, &err);
+		}
+		query_free(&q);
+	}
+	return -1;
 }
 
 /* -1: go on; otherwise an exit code. */
 static int parse_options(int argc, char **argv, struct stat_options *opt)
 {
+	static const char letters[] = "1jpSLsTeldW:k:q:n:r:w:c:t:f:ChV";
 	int c;
 
-	while ((c = getopt_long(argc, argv, "1jpSWseln:w:c:t:f:ChV", long_options, NULL)) != -1) {
-		switch (c) {
-		case 'h':
-			fputs(usage_text, stdout);
+	while ((c = getopt_long(argc, argv, letters, long_options, NULL)) != -1) {
+		if (c == 'h') {
+			print_usage();
 			return STAT_OK;
-		case 'V':
+		}
+		if (c == 'V') {
 			puts("brokerstat " SHMBROKER_VERSION);
 			return STAT_OK;
-		case 'C':
-			opt->color = false;
-			break;
-		case OPTION_NO_TEXTS:
-			opt->no_texts = true;
-			break;
-		case '?':
+		}
+		if (c == '?') {
 			fputs("Try 'brokerstat --help'.\n", stderr);
 			return STAT_USAGE;
-		case 'n':
-		case 'w':
-		case 'c':
-		case 't':
-		case 'f':
-		case OPTION_LISTEN:
-			if (!parse_value(opt, c, optarg)) {
-				return usage_error("invalid value '%s'", optarg);
-			}
-			break;
-		default:
-			if (!choose_view(opt, c)) {
-				return usage_error("only one of -1, -j, -p, -S, -W, -s, -e, -l%s",
-					"; but -s goes with -j");
-			}
-			break;
+		}
+		if (optarg != NULL && !parse_value(opt, c, optarg)) {
+			return usage_error("invalid value '%s'", optarg);
+		}
+		if (!parse_flag(opt, c) && !choose_view(opt, c)) {
+			return usage_error("only one of -1, -j, -p, -S, -L, -s, -T, -e, -l, -W%s",
+				" and --listen");
 		}
 	}
-	return optind < argc ? usage_error("unexpected argument '%s'", argv[optind]) : -1;
+	return optind < argc ? usage_error("unexpected argument '%s'", argv[optind])
+			     : check_options(opt);
 }
 
-/* What the sampling loop carries from one sample to the next. */
-struct follow {
-	struct sample *before;
-	uint64_t slow, event; /* numbers of the last ones printed */
-	bool noticed; /* that the broker does not run */
-};
-
-static int show_slow(
-	struct reader *r, const struct sample *s, const struct stat_options *opt, struct follow *fo)
+static int open_source(const struct stat_options *opt, struct reader **r)
 {
-	struct numbered_slow *v;
-	uint64_t lost;
-	int n = reader_slow(r, fo->slow, &v, &lost), err = 0;
+	bool to_end = opt->view != STAT_LIVE && opt->interval <= 0 &&
+		      (opt->view != STAT_SLOW || opt->once);
+	char text[1024];
+	int err;
 
-	if (n < 0) {
-		return n;
-	}
-	if (lost > 0) {
-		fprintf(stderr,
-			"brokerstat: %llu slow statements were overwritten before they could be "
-			"read\n",
-			(unsigned long long)lost);
-	}
-	if (opt->json) {
-		err = json_slow(stdout, s, v, (unsigned)n);
+	if (opt->replay == NULL) {
+		err = reader_open(opt->name, opt->wait_ms, r, text, sizeof(text));
 	} else {
-		print_slow(stdout, s, v, (unsigned)n);
-	}
-	if (n > 0) {
-		fo->slow = v[n - 1].number;
-	}
-	free(v);
-	return err;
-}
-
-static int show(
-	struct reader *r, struct sample *s, const struct stat_options *opt, struct follow *fo)
-{
-	int err;
-
-	switch (opt->view) {
-	case STAT_JSON:
-		return json_document(stdout, s, fo->before, opt);
-	case STAT_POOLS:
-		return print_pools(stdout, s, opt);
-	case STAT_SERVERS:
-		return print_servers(stdout, s, opt);
-	case STAT_WORKERS:
-		return print_workers(stdout, s, opt);
-	case STAT_SLOW:
-		return show_slow(r, s, opt, fo);
-	case STAT_EVENTS:
-		err = print_events(stdout, s, fo->event);
-		fo->event = s->nevents > 0 ? s->events[s->nevents - 1].number : fo->event;
-		return err;
-	case STAT_LIST:
-		return print_list(stdout, s, opt);
-	default:
-		return print_series(stdout, s, fo->before, opt);
-	}
-}
-
-static void notice(const struct sample *s, struct follow *fo)
-{
-	if (s->life == READER_RUNNING || fo->noticed) {
-		return;
-	}
-	fo->noticed = true;
-	fprintf(stderr, "brokerstat: the broker (pid %d) is %s; its heart last beat %.1f s ago\n",
-		s->pid, reader_life_name(s->life), (double)s->beat_age_ns / 1e9);
-}
-
-static void pause_for(double seconds)
-{
-	struct timespec ts = {(time_t)seconds, (long)(fmod(seconds, 1) * 1e9)};
-
-	while (nanosleep(&ts, &ts) < 0 && errno == EINTR) {
-	}
-}
-
-static int one_sample(struct reader *r, const struct stat_options *opt, struct follow *fo)
-{
-	struct sample *s, *keep = NULL;
-	int err;
-
-	if (reader_follow(r)) {
-		sample_free(&fo->before);
-		*fo = (struct follow){0};
-	}
-	err = reader_sample(r, &s);
-	if (err == 0 && opt->interval > 0) { /* showing turns histograms into the interval's */
-		err = reader_sample(r, &keep);
+		err = reader_open_recording(opt->replay, r, text, sizeof(text));
 	}
 	if (err < 0) {
-		return err;
+		fprintf(stderr, "brokerstat: %s\n", text);
+		return opt->replay != NULL && err != -EPROTONOSUPPORT ? STAT_FILE
+								      : stat_exit_code(err);
 	}
-	notice(s, fo);
-	err = show(r, s, opt, fo);
-	if (fflush(stdout) != 0 && err == 0) {
-		err = -errno;
+	if (reader_is_cut(*r)) {
+		fprintf(stderr, "brokerstat: %s is cut or damaged behind its frame %u\n",
+			opt->replay, reader_frames(*r));
 	}
-	if (err == 0) {
-		err = s->life == READER_DEAD ? STAT_DEAD : STAT_OK;
+	if (opt->replay != NULL && !stat_seek(*r, opt->at, to_end)) {
+		reader_close(r);
+		return opt->at != NULL ? usage_error("no such time: '%s'", opt->at) : STAT_FILE;
 	}
-	sample_free(&fo->before);
-	fo->before = keep;
-	sample_free(&s);
-	return err;
+	return -1;
 }
 
-static int sample_loop(struct reader *r, const struct stat_options *opt)
+static int show_source(struct reader *r, const struct stat_options *opt)
 {
-	bool separate = opt->view == STAT_ONCE || opt->view == STAT_POOLS ||
-			opt->view == STAT_SERVERS || opt->view == STAT_WORKERS ||
-			opt->view == STAT_LIST;
-	struct follow fo = {0};
 	int err;
 
-	for (unsigned long n = 1;; n++) {
-		err = one_sample(r, opt, &fo);
-		if (err < 0 || opt->interval <= 0 || (opt->count != 0 && n >= opt->count)) {
-			break;
-		}
-		pause_for(opt->interval);
-		if (separate) {
-			putchar('\n');
-		}
+	if (opt->view == STAT_LIVE) {
+		return live_run(r, opt);
 	}
-	sample_free(&fo.before);
-	return err;
-}
+	if (opt->view == STAT_RECORD) {
+		return stat_record(r, opt);
+	}
+	err = stat_loop(r, opt);
+	if (err < 0) {
+		bool texts = opt->view == STAT_SLOW || opt->view == STAT_STATEMENTS;
 
-static int exit_code(int err)
-{
-	if (err >= 0) {
-		return err;
+		fprintf(stderr, "brokerstat: %s: %s\n", texts ? "statements" : "output",
+			strerror(-err));
 	}
-	return err == -EPROTONOSUPPORT || err == -EPROTO ? STAT_VERSION : STAT_NOT_FOUND;
+	return stat_exit_code(err);
 }
 
 int main(int argc, char **argv)
@@ -361,7 +399,6 @@ int main(int argc, char **argv)
 		.wait_ms = 5000,
 		.color = isatty(STDOUT_FILENO) && (no_color == NULL || no_color[0] == '\0'),
 	};
-	char text[1024];
 	struct reader *r;
 	int err;
 
@@ -379,16 +416,11 @@ int main(int argc, char **argv)
 	if (opt.count > 0 && opt.interval <= 0) {
 		opt.interval = 1;
 	}
-	err = reader_open(opt.name, opt.wait_ms, &r, text, sizeof(text));
-	if (err < 0) {
-		fprintf(stderr, "brokerstat: %s\n", text);
-		return exit_code(err);
+	err = open_source(&opt, &r);
+	if (err >= 0) {
+		return err;
 	}
-	err = opt.view == STAT_LIVE ? live_run(r, &opt) : sample_loop(r, &opt);
-	if (err < 0) {
-		fprintf(stderr, "brokerstat: %s: %s\n",
-			opt.view == STAT_SLOW ? "slow statements" : "output", strerror(-err));
-	}
+	err = show_source(r, &opt);
 	reader_close(&r);
-	return exit_code(err);
+	return err;
 }

@@ -6,9 +6,11 @@
 #define TOOLS_BROKERSTAT_H
 
 #include "reader.h"
+#include "series.h"
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <jansson.h>
 #include <stdio.h>
 
 enum stat_exit {
@@ -17,6 +19,7 @@ enum stat_exit {
 	STAT_NOT_FOUND = 2,
 	STAT_VERSION = 3,
 	STAT_DEAD = 4, /* the output is there, and the broker is not */
+	STAT_FILE = 5, /* a recording cannot be written, or output has nowhere to go */
 };
 
 enum stat_view {
@@ -25,25 +28,43 @@ enum stat_view {
 	STAT_JSON, /* -j */
 	STAT_POOLS, /* -p */
 	STAT_SERVERS, /* -S */
-	STAT_WORKERS, /* -W */
+	STAT_WORKERS, /* -L */
 	STAT_SLOW, /* -s */
+	STAT_STATEMENTS, /* -T */
 	STAT_EVENTS, /* -e */
 	STAT_LIST, /* -l */
 	STAT_LISTEN, /* --listen */
+	STAT_RECORD, /* -W */
 };
 
 struct stat_options {
 	enum stat_view view;
-	bool json; /* with STAT_SLOW: one JSON object per line */
-	const char *name; /* -n */
-	const char *filter; /* -f */
-	const char *listen; /* --listen: [ADDR:]PORT */
+	bool json; /* -j, also with -s, -T and -e: one JSON object per line */
+	bool once; /* -1, also with -s: do not follow */
+	bool old; /* -d */
+	bool samples; /* --samples */
 	bool no_texts; /* --no-texts */
-	double interval; /* -w, seconds; 0 = once */
-	unsigned long count; /* -c; 0 = for ever */
-	int64_t wait_ms; /* -t */
 	bool color;
+	const char *name; /* -n */
+	const char *listen; /* --listen: [ADDR:]PORT */
+	const char *record; /* -W */
+	const char *replay; /* -r */
+	const char *at; /* --at */
+	const char *condition; /* -q */
+	struct name_filter filter; /* -f */
+	double interval; /* -w, seconds; 0 = not given */
+	unsigned long count; /* -c; 0 = for ever */
+	unsigned long most; /* -k; 0 = any number */
+	int64_t wait_ms; /* -t */
 };
+
+/* brokerstat_loop.c: everything but the live screen and the exporter.  An exit code. */
+int stat_loop(struct reader *r, const struct stat_options *opt);
+int stat_record(struct reader *r, const struct stat_options *opt);
+/* Go to the time of a recording that `at` names; NULL: its end.  false: not a time. */
+bool stat_seek(struct reader *r, const char *at, bool to_end);
+/* Of a negative error. */
+int stat_exit_code(int err);
 
 /* brokerstat_print.c: text for people and scripts.  0 or -ENOMEM. */
 int print_series(FILE *f, struct sample *now, const struct sample *before,
@@ -53,6 +74,8 @@ int print_pools(FILE *f, const struct sample *s, const struct stat_options *opt)
 int print_servers(FILE *f, const struct sample *s, const struct stat_options *opt) must_use;
 int print_workers(FILE *f, const struct sample *s, const struct stat_options *opt) must_use;
 int print_events(FILE *f, const struct sample *s, uint64_t after) must_use;
+int print_statements(FILE *f, const struct sample *s, const struct shape_entry *v, unsigned n,
+	const struct stat_options *opt) must_use;
 void print_slow(FILE *f, const struct sample *s, const struct numbered_slow *v, unsigned n);
 
 struct text_table;
@@ -80,8 +103,9 @@ const char *worker_state_name(uint32_t state, char buf[16]);
 int json_document(FILE *f, struct sample *now, const struct sample *before,
 	const struct stat_options *opt) must_use;
 int json_slow(FILE *f, const struct sample *s, const struct numbered_slow *v, unsigned n) must_use;
+int json_lines(FILE *f, json_t *array) must_use; /* takes the array; NULL: -ENOMEM */
 
-/* brokerstat_live.c: the screen, until q.  An exit code. */
+/* live.c: the screen, until q.  An exit code. */
 int live_run(struct reader *r, const struct stat_options *opt);
 
 #endif

@@ -373,7 +373,7 @@ int json_document(
 	bool failed = false;
 	json_t *root;
 
-	if (series_make(now, before, opt->filter, &l) < 0) {
+	if (series_make(now, before, &opt->filter, &l) < 0) {
 		return -ENOMEM;
 	}
 	root = json_object();
@@ -410,6 +410,9 @@ static json_t *slow_object(const struct sample *s, const struct numbered_slow *v
 	set(o, "fingerprint", json_string(fingerprint), failed);
 	set(o, "sql", string(q->sql, q->sql_len), failed);
 	set(o, "sql_bytes", integer(q->sql_full_len), failed);
+	if (q->params_len > 0) { /* only where the broker was told to keep them */
+		set(o, "params", string(slowring_params(q), q->params_len), failed);
+	}
 	set(o, "truncated", json_boolean(q->flags & SLOW_F_TRUNCATED), failed);
 	set(o, "sampled", json_boolean(q->flags & SLOW_F_SAMPLED), failed);
 	return o;
@@ -497,16 +500,25 @@ json_t *json_slow_list(const struct sample *s, const struct numbered_slow *v, un
 	return whole(all, failed);
 }
 
+int json_lines(FILE *f, json_t *array)
+{
+	size_t i;
+	json_t *v;
+	int err = array == NULL ? -ENOMEM : 0;
+
+	json_array_foreach(array, i, v)
+	{
+		if (err == 0) {
+			err = dump(f, json_incref(v),
+				JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(15),
+				false);
+		}
+	}
+	json_decref(array);
+	return err;
+}
+
 int json_slow(FILE *f, const struct sample *s, const struct numbered_slow *v, unsigned n)
 {
-	int err = 0;
-
-	for (unsigned i = 0; i < n && err == 0; i++) {
-		bool failed = false;
-		json_t *o = slow_object(s, &v[i], &failed);
-
-		err = dump(
-			f, o, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(15), failed);
-	}
-	return err;
+	return json_lines(f, json_slow_list(s, v, n));
 }

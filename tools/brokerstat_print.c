@@ -322,7 +322,7 @@ int print_series(
 {
 	struct text_table *t = text_table_create("name >value >rate description");
 	struct series_list l;
-	int err = series_make(now, before, opt->filter, &l);
+	int err = series_make(now, before, &opt->filter, &l);
 
 	if (err < 0 || t == NULL) {
 		text_table_free(&t);
@@ -342,7 +342,7 @@ int print_list(FILE *f, struct sample *now, const struct stat_options *opt)
 {
 	struct text_table *t = text_table_create("name kind unit description");
 	struct series_list l;
-	int err = series_make(now, NULL, opt->filter, &l);
+	int err = series_make(now, NULL, &opt->filter, &l);
 
 	if (err < 0 || t == NULL) {
 		text_table_free(&t);
@@ -374,6 +374,55 @@ int print_events(FILE *f, const struct sample *s, uint64_t after)
 	return 0;
 }
 
+/* Times of a shape, from its own little histogram. */
+static void cell_times(struct text_table *t, const struct shape_row *r)
+{
+	struct histogram_copy h;
+	double mean = 0, p95 = 0;
+
+	if (histogram_copy_init(
+		    &h, (const struct histogram *)(const void *)&r->run, sizeof(r->run)) == 0) {
+		mean = (double)histogram_mean(&h) / 1e9;
+		p95 = (double)histogram_quantile(&h, 0.95) / 1e9;
+		histogram_copy_finish(&h);
+	}
+	cell_duration(t, (double)r->run.sum_ns / 1e9);
+	cell_duration(t, mean);
+	cell_duration(t, p95);
+	cell_duration(t, (double)r->run.max_ns / 1e9);
+}
+
+int print_statements(FILE *f, const struct sample *s, const struct shape_entry *v, unsigned n,
+	const struct stat_options *opt)
+{
+	struct text_table *t =
+		text_table_create("fingerprint pool >share >calls >errors >rows >total "
+				  ">mean >p95 >max >last tag statement");
+	double all_ns = 0;
+	char buf[16];
+
+	for (unsigned i = 0; i < n; i++) {
+		all_ns += (double)v[i].row.run.sum_ns;
+	}
+	for (unsigned i = 0; t != NULL && i < n; i++) {
+		const struct shape_row *r = &v[i].row;
+		const char *tag = shape_tag(r, 0);
+
+		text_table_cell(t, "%016llx", (unsigned long long)r->fingerprint);
+		text_table_cell(t, "%s%s", sample_pool_name(s, r->pool, buf), mark(v[i].torn));
+		text_table_cell(t, "%.1f%%", all_ns > 0 ? (double)r->run.sum_ns / all_ns * 100 : 0);
+		text_table_cell(t, "%llu", (unsigned long long)r->calls);
+		text_table_cell(t, "%llu", (unsigned long long)r->errors);
+		text_table_cell(t, "%llu", (unsigned long long)r->rows);
+		cell_times(t, r);
+		cell_duration(t, sample_age(s, r->last_ns));
+		text_table_cell(t, "%.*s", (int)CHAN_TAG_MAX, tag != NULL ? tag : "-");
+		text_table_cell(t, "%.*s%s", (int)r->text_len, r->text,
+			r->flags & SHAPE_F_TRUNCATED ? " ..." : "");
+	}
+	return print_table(f, t, opt);
+}
+
 void print_slow(FILE *f, const struct sample *s, const struct numbered_slow *v, unsigned n)
 {
 	char when[64], run[32], wait[32], tag[CHAN_TAG_MAX + 1], sql[SLOW_TEXT_MAX + 1];
@@ -397,7 +446,13 @@ void print_slow(FILE *f, const struct sample *s, const struct numbered_slow *v, 
 			fprintf(f, "  error %u %s", q->code,
 				text_clean(state, sizeof(state), q->sqlstate, sizeof(q->sqlstate)));
 		}
-		fprintf(f, "  %s%s\n", text_clean(sql, sizeof(sql), q->sql, q->sql_len),
+		fprintf(f, "%s  %s%s", q->flags & SLOW_F_SAMPLED ? "  sample" : "",
+			text_clean(sql, sizeof(sql), q->sql, q->sql_len),
 			q->flags & SLOW_F_TRUNCATED ? " ..." : "");
+		if (q->params_len > 0) {
+			fprintf(f, "  -- %s",
+				text_clean(sql, sizeof(sql), slowring_params(q), q->params_len));
+		}
+		fputc('\n', f);
 	}
 }

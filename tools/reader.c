@@ -7,6 +7,7 @@
 #include "seqlock.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,6 +29,8 @@ struct reader {
 	char path[PATH_MAX]; /* of the board */
 	char slow_path[PATH_MAX];
 	struct segment s, q; /* q.fd < 0 until it is asked for */
+	struct recording *recording; /* NULL: a board */
+	unsigned frame;
 };
 
 static uint64_t clock_ns(clockid_t clock)
@@ -185,6 +188,7 @@ void reader_close(struct reader **r)
 	if (*r != NULL) {
 		segment_drop(&(*r)->s);
 		segment_drop(&(*r)->q);
+		recording_close(&(*r)->recording);
 		free(*r);
 		*r = NULL;
 	}
@@ -200,7 +204,7 @@ bool reader_follow(struct reader *r)
 	struct stat mine, theirs;
 	struct segment fresh;
 
-	if (fstat(r->s.fd, &mine) < 0 || stat(r->path, &theirs) < 0 ||
+	if (r->recording != NULL || fstat(r->s.fd, &mine) < 0 || stat(r->path, &theirs) < 0 ||
 		(mine.st_dev == theirs.st_dev && mine.st_ino == theirs.st_ino)) {
 		return false;
 	}
@@ -211,6 +215,103 @@ bool reader_follow(struct reader *r)
 	segment_drop(&r->q);
 	r->s = fresh;
 	return true;
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Recordings
+ */
+
+static int segment_of(struct segment *seg, int fd, uint32_t role)
+{
+	int err;
+
+	segment_drop(seg);
+	seg->fd = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (seg->fd < 0) {
+		return fd < 0 ? 0 : -errno;
+	}
+	err = segment_attach(seg->fd, role, false, &seg->map, &seg->len);
+	if (err < 0) {
+		close(seg->fd);
+		seg->fd = -1;
+	}
+	return err;
+}
+
+int reader_seek(struct reader *r, unsigned frame)
+{
+	struct segment fresh = {.fd = -1};
+	int fd[RECORDING_SEGMENTS];
+	int err = recording_load(r->recording, frame, fd);
+
+	if (err == 0) {
+		err = segment_of(&fresh, fd[RECORDING_S], SHM_ROLE_BOARD);
+	}
+	if (err == 0 && fresh.fd < 0) {
+		err = -EPROTO; /* a frame without a board */
+	}
+	if (err < 0) {
+		return err;
+	}
+	segment_drop(&r->s);
+	r->s = fresh;
+	r->frame = frame;
+	return segment_of(&r->q, fd[RECORDING_Q], SHM_ROLE_SLOW);
+}
+
+unsigned reader_frames(const struct reader *r)
+{
+	return r->recording != NULL ? recording_frames(r->recording) : 0;
+}
+
+bool reader_is_cut(const struct reader *r)
+{
+	return r->recording != NULL && recording_is_cut(r->recording);
+}
+
+unsigned reader_frame(const struct reader *r)
+{
+	return r->frame;
+}
+
+uint64_t reader_frame_ns(const struct reader *r, unsigned frame)
+{
+	return recording_moment(r->recording, frame)->real_ns;
+}
+
+static void explain_recording(int err, const char *path, char *text, size_t len)
+{
+	snprintf(text, len, "%s%s%s", path,
+		err == -EPROTO            ? " is not a recording, or is damaged"
+		: err == -ENODATA         ? " is a recording without a single whole frame"
+		: err == -EPROTONOSUPPORT ? " was recorded by an incompatible version"
+					  : ": ",
+		err == -EPROTO || err == -ENODATA || err == -EPROTONOSUPPORT ? "" : strerror(-err));
+}
+
+int reader_open_recording(const char *path, struct reader **out, char *err, size_t errlen)
+{
+	struct reader *r = calloc(1, sizeof(*r));
+	int rc;
+
+	*out = NULL;
+	if (r == NULL) {
+		snprintf(err, errlen, "out of memory");
+		return -ENOMEM;
+	}
+	r->s.fd = r->q.fd = -1;
+	rc = recording_open(path, &r->recording);
+	if (rc == 0) {
+		snprintf(r->path, sizeof(r->path), "%s", recording_board(r->recording));
+		rc = reader_seek(r, 0);
+	}
+	if (rc < 0) {
+		explain_recording(rc, path, err, errlen);
+		reader_close(&r);
+		return rc;
+	}
+	*out = r;
+	return 0;
 }
 
 /* ------------------------------------------------------------------------------------------------
@@ -425,20 +526,45 @@ static enum reader_life judge(const struct shm_header *h, uint64_t age)
 	return age > READER_STALL_NS ? READER_STALLED : READER_RUNNING;
 }
 
+static uint64_t beat_age(const struct shm_header *h, uint64_t boot_ns)
+{
+	uint64_t beat = get(&h->heartbeat_ns);
+
+	return boot_ns > beat ? boot_ns - beat : 0;
+}
+
+/* Now, or when the frame was taken. */
+static struct moment this_moment(const struct reader *r)
+{
+	const struct shm_header *h = r->s.map;
+	struct moment m;
+
+	if (r->recording != NULL) {
+		m = *recording_moment(r->recording, r->frame);
+		m.life = m.life <= READER_DEAD ? m.life : READER_DEAD;
+		return m;
+	}
+	m = (struct moment){.mono_ns = clock_ns(CLOCK_MONOTONIC),
+		.real_ns = clock_ns(CLOCK_REALTIME),
+		.boot_ns = clock_ns(CLOCK_BOOTTIME)};
+	m.life = judge(h, beat_age(h, m.boot_ns));
+	return m;
+}
+
 static void copy_header(struct sample *s, struct reader *r)
 {
 	const struct shm_header *h = r->s.map;
-	uint64_t beat = get(&h->heartbeat_ns);
-	uint64_t boot = clock_ns(CLOCK_BOOTTIME);
+	struct moment m = this_moment(r);
+	uint64_t boot = m.boot_ns, beat = get(&h->heartbeat_ns);
 
-	s->mono_ns = clock_ns(CLOCK_MONOTONIC);
-	s->real_ns = clock_ns(CLOCK_REALTIME);
+	s->mono_ns = m.mono_ns;
+	s->real_ns = m.real_ns;
 	s->pid = h->broker_pid;
 	s->broker_start_ns = h->broker_start_ns;
 	s->major = h->major;
 	s->minor = h->minor;
-	s->beat_age_ns = boot > beat ? boot - beat : 0;
-	s->life = judge(h, s->beat_age_ns);
+	s->beat_age_ns = beat_age(h, boot);
+	s->life = (enum reader_life)m.life;
 	if (s->life == READER_DEAD) { /* ages are those at its end */
 		s->mono_ns = s->mono_ns > s->beat_age_ns ? s->mono_ns - s->beat_age_ns : 0;
 		boot = beat;
@@ -534,10 +660,16 @@ void sample_free(struct sample **sp)
 
 static int open_slow(struct reader *r)
 {
+	if (r->recording != NULL && r->q.fd < 0) {
+		int err = recording_moment(r->recording, r->frame)->q_error;
+
+		return err < 0 ? err : -ENOENT;
+	}
 	return r->q.fd < 0 ? segment_load(&r->q, r->slow_path, SHM_ROLE_SLOW) : 0;
 }
 
-int reader_slow(struct reader *r, uint64_t after, struct numbered_slow **out, uint64_t *lost)
+static int read_ring(struct reader *r, uint32_t section, uint64_t after, struct numbered_slow **out,
+	uint64_t *lost)
 {
 	struct numbered_slow *v;
 	struct table t;
@@ -550,7 +682,7 @@ int reader_slow(struct reader *r, uint64_t after, struct numbered_slow **out, ui
 	if (err < 0) {
 		return err;
 	}
-	t = table_of(&r->q, SHM_SEC_SLOW, offsetof(struct slow_slot, sql));
+	t = table_of(&r->q, section, offsetof(struct slow_slot, sql));
 	v = calloc(t.count + 1u, sizeof(*v));
 	if (v == NULL) {
 		return -ENOMEM;
@@ -565,6 +697,92 @@ int reader_slow(struct reader *r, uint64_t after, struct numbered_slow **out, ui
 	}
 	*out = v;
 	return (int)n;
+}
+
+int reader_slow(struct reader *r, uint64_t after, struct numbered_slow **out, uint64_t *lost)
+{
+	return read_ring(r, SHM_SEC_SLOW, after, out, lost);
+}
+
+int reader_samples(struct reader *r, uint64_t after, struct numbered_slow **out, uint64_t *lost)
+{
+	return read_ring(r, SHM_SEC_SAMPLES, after, out, lost);
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Snapshots
+ */
+
+/* Rows of a section, each whole; one whose writer is in the middle stays odd. */
+static void snapshot_rows(unsigned char *image, const struct segment *seg, uint32_t type)
+{
+	struct table t = table_of(seg, type, 16);
+
+	for (unsigned i = 0; i < t.count; i++) {
+		const unsigned char *src = record(&t, i);
+		unsigned char *dst = image + (src - (const unsigned char *)seg->map);
+		uint64_t version;
+
+		if (!seqlock_read((const _Atomic uint64_t *)(const void *)src, src + 8, dst + 8,
+			    t.stride - 8, &version)) {
+			version |= 1;
+		}
+		memcpy(dst, &version, sizeof(version));
+	}
+}
+
+static unsigned char *snapshot_segment(const struct segment *seg)
+{
+	static const uint32_t rows[] = {SHM_SEC_POOLS, SHM_SEC_SERVERS, SHM_SEC_CONNS,
+		SHM_SEC_WORKERS, SHM_SEC_EVENTS, SHM_SEC_SLOW, SHM_SEC_SAMPLES, SHM_SEC_SHAPES};
+	unsigned char *image = calloc(1, seg->len);
+
+	if (image == NULL) {
+		return NULL;
+	}
+	seqlock_load(image, seg->map, seg->len / 8 * 8);
+	for (unsigned i = 0; i < array_size(rows); i++) {
+		snapshot_rows(image, seg, rows[i]);
+	}
+	return image;
+}
+
+/* Counters that belong together, as in a sample. */
+static void snapshot_values(unsigned char *image, const struct segment *seg)
+{
+	static const uint32_t types[] = {SHM_SEC_METRIC_VALUE, SHM_SEC_POOL_VALUE};
+
+	for (unsigned i = 0; i < array_size(types); i++) {
+		struct table t = table_of(seg, types[i], 8);
+		size_t words = t.stride * t.count / 8;
+
+		if (words > 0) {
+			size_t off = (size_t)(t.base - (const unsigned char *)seg->map);
+
+			(void)!copy_stable((uint64_t *)(void *)(image + off), t.base, words);
+		}
+	}
+}
+
+int reader_snapshot(struct reader *r, bool texts, struct snapshot *out)
+{
+	*out = (struct snapshot){.moment = this_moment(r)};
+	out->moment.q_error = texts ? open_slow(r) : -EACCES;
+	out->bytes[RECORDING_S] = snapshot_segment(&r->s);
+	out->len[RECORDING_S] = r->s.len;
+	if (out->bytes[RECORDING_S] != NULL) {
+		snapshot_values(out->bytes[RECORDING_S], &r->s);
+	}
+	if (out->moment.q_error == 0) {
+		out->bytes[RECORDING_Q] = snapshot_segment(&r->q);
+		out->len[RECORDING_Q] = r->q.len;
+	}
+	if (out->bytes[RECORDING_S] == NULL ||
+		(out->moment.q_error == 0 && out->bytes[RECORDING_Q] == NULL)) {
+		snapshot_free(out);
+		return -ENOMEM;
+	}
+	return 0;
 }
 
 static int by_time(const void *a, const void *b)

@@ -13,6 +13,7 @@
 #define TOOLS_READER_H
 
 #include "board.h"
+#include "recording.h"
 
 #include <stdbool.h>
 
@@ -89,7 +90,25 @@ int reader_open(
 	const char *name, int64_t wait_ms, struct reader **out, char *err, size_t errlen) must_use;
 void reader_close(struct reader **r);
 
-/* Path of the board in use. */
+/*
+ * Open a recording (recording.h) instead, at its first frame; err gets one line of text.  -ENOENT,
+ * -EACCES and so on; -EPROTO, -ENODATA: not a recording, or an empty one; -EPROTONOSUPPORT.
+ */
+int reader_open_recording(const char *path, struct reader **out, char *err, size_t errlen) must_use;
+/* Frames of it; 0: this is no recording but a board. */
+unsigned reader_frames(const struct reader *r);
+/* True if bytes at the end of the recording were left out: cut or damaged. */
+bool reader_is_cut(const struct reader *r);
+/* The frame in use, and when a frame was taken: CLOCK_REALTIME. */
+unsigned reader_frame(const struct reader *r);
+uint64_t reader_frame_ns(const struct reader *r, unsigned frame);
+/* Use another frame.  0, or a negative error if the file is damaged there. */
+int reader_seek(struct reader *r, unsigned frame) must_use;
+
+/* Take a frame for a recording; texts: with Q, if it can be read.  0 or -ENOMEM. */
+int reader_snapshot(struct reader *r, bool texts, struct snapshot *out) must_use;
+
+/* Path of the board in use, or that was recorded. */
 const char *reader_path(const struct reader *r);
 
 /* If a new broker has replaced the board, switch to it: true. */
@@ -105,6 +124,9 @@ void sample_free(struct sample **s);
  * Returns how many, or -ENOENT, -EACCES, -EPERM, -EPROTO, -EPROTONOSUPPORT, -ENOMEM.
  */
 int reader_slow(
+	struct reader *r, uint64_t after, struct numbered_slow **out, uint64_t *lost) must_use;
+/* The same of the statements drawn by lot, which have numbers of their own; 0 if none are kept. */
+int reader_samples(
 	struct reader *r, uint64_t after, struct numbered_slow **out, uint64_t *lost) must_use;
 
 /*

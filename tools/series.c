@@ -13,12 +13,29 @@
 struct builder {
 	struct sample *now;
 	const struct sample *before; /* NULL: since the start */
-	const char *filter;
+	const struct name_filter *filter;
 	double seconds; /* that rates divide by */
 	struct series_list *out;
 	size_t room;
 	bool failed;
 };
+
+bool name_filter_match(const struct name_filter *f, const char *name)
+{
+	bool any = false, wanted = false;
+
+	for (unsigned i = 0; i < f->n; i++) {
+		bool except = f->glob[i][0] == '^';
+		bool match = fnmatch(f->glob[i] + except, name, 0) == 0;
+
+		if (except && match) {
+			return false;
+		}
+		any = any || !except;
+		wanted = wanted || (!except && match);
+	}
+	return wanted || !any;
+}
 
 bool series_interval(const struct sample *now, const struct sample *before)
 {
@@ -34,7 +51,7 @@ static struct series *append(struct builder *b, const char *name)
 {
 	struct series_list *l = b->out;
 
-	if (b->filter != NULL && fnmatch(b->filter, name, 0) != 0) {
+	if (b->filter != NULL && !name_filter_match(b->filter, name)) {
 		return NULL;
 	}
 	if (l->n == b->room) {
@@ -213,7 +230,7 @@ static void append_broker(struct builder *b)
 	}
 }
 
-int series_make(struct sample *now, const struct sample *before, const char *filter,
+int series_make(struct sample *now, const struct sample *before, const struct name_filter *filter,
 	struct series_list *out)
 {
 	struct builder b = {.now = now, .filter = filter, .out = out};

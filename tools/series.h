@@ -33,11 +33,22 @@ struct series_list {
 };
 
 /*
+ * Which names: those that match one of the globs (or any name, if there is none to match) and none
+ * of the globs behind a '^'.
+ */
+#define NAME_FILTER_MAX 32u
+struct name_filter {
+	const char *glob[NAME_FILTER_MAX]; /* borrowed */
+	unsigned n;
+};
+bool name_filter_match(const struct name_filter *f, const char *name);
+
+/*
  * before NULL, or of another broker: rates and quantiles since the start; else between the two.
- * Histogram copies in `now` are turned into the interval's.  filter NULL, or a glob on the name.
+ * Histogram copies in `now` are turned into the interval's.  filter NULL: all names.
  * 0: give *out to series_free.  -ENOMEM.
  */
-int series_make(struct sample *now, const struct sample *before, const char *filter,
+int series_make(struct sample *now, const struct sample *before, const struct name_filter *filter,
 	struct series_list *out) must_use;
 void series_free(struct series_list *l);
 

@@ -10,7 +10,7 @@
 #include <time.h>
 #include <wchar.h>
 
-static bool utf8_locale(void)
+bool text_is_utf8(void)
 {
 	return strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
 }
@@ -77,7 +77,7 @@ static char *copy_text(
 
 char *text_clean(char *dst, size_t size, const char *src, size_t len)
 {
-	return copy_text(dst, size, src, len, utf8_locale(), false);
+	return copy_text(dst, size, src, len, text_is_utf8(), false);
 }
 
 char *text_utf8(char *dst, size_t size, const char *src, size_t len)
@@ -165,6 +165,55 @@ size_t text_width(const char *s)
 		s += n;
 	}
 	return width;
+}
+
+size_t text_fit(const char *s, size_t columns)
+{
+	mbstate_t state = {0};
+	size_t bytes = 0, width = 0;
+	wchar_t wc;
+
+	while (s[bytes] != '\0') {
+		size_t n = mbrtowc(&wc, s + bytes, 16, &state);
+		bool odd = n == 0 || n > 16; /* clean text has none of these */
+		int w = odd ? 1 : wcwidth(wc);
+
+		if (odd) {
+			n = 1;
+			state = (mbstate_t){0};
+		}
+		width += w > 0 ? (size_t)w : 0;
+		if (width > columns) {
+			break;
+		}
+		bytes += n;
+	}
+	return bytes;
+}
+
+char *text_spark(char *dst, size_t size, const double *v, size_t n)
+{
+	static const char *const blocks[] = {" ", "▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
+	static const char *const ascii[] = {" ", "_", ".", "-", "~", "=", "+", "*", "#"};
+	const char *const *level = text_is_utf8() ? blocks : ascii;
+	double most = 0;
+	size_t len = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		most = v[i] > most ? v[i] : most;
+	}
+	for (size_t i = 0; i < n; i++) {
+		unsigned l = v[i] < 0 ? 0 : v[i] > 0 ? 1 + (unsigned)(v[i] / most * 7.0001) : 1;
+		size_t bytes = strlen(level[l]);
+
+		if (len + bytes >= size) {
+			break;
+		}
+		memcpy(dst + len, level[l], bytes);
+		len += bytes;
+	}
+	dst[len] = '\0';
+	return dst;
 }
 
 /* ------------------------------------------------------------------------------------------------

@@ -36,6 +36,18 @@ char *text_number(char *dst, size_t size, double v);
 /* Columns of the terminal that a clean text takes. */
 size_t text_width(const char *s);
 
+/* Bytes of a clean text that fit into so many columns. */
+size_t text_fit(const char *s, size_t columns);
+
+/* True if the locale's characters are UTF-8. */
+bool text_is_utf8(void);
+
+/*
+ * Values as a line of n characters, each as high as its value is between 0 and the largest: blocks
+ * in UTF-8 locales, otherwise ASCII.  A value below 0 is a gap.
+ */
+char *text_spark(char *dst, size_t size, const double *v, size_t n);
+
 /* A table: cells are copied and cleaned; columns are as wide as their widest cell. */
 struct text_table;
 

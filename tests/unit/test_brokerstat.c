@@ -217,15 +217,15 @@ static void check_tables(void)
 	is_int(run("-S"), 0, "-S");
 	ok(has("db1") && has("primary") && has("refused ?[2J"),
 		"servers; escapes are made harmless");
-	is_int(run("-W"), 0, "-W");
+	is_int(run("-L"), 0, "-L");
 	ok(has("4711") && has("GET /? ") && has("815") && has("transaction"), "workers and leases");
 	is_int(run("-e"), 0, "-e");
 	ok(has("server_up") && has("server db1 is up"), "events");
-	is_int(run("-s"), 0, "-s");
+	is_int(run("-s -1"), 0, "-s -1");
 	ok(has("run 1.5s") && has("pool main") && has("pid 4711") && has("tag GET /slow") &&
 			has("SELECT '?[31m<script>'"),
 		"slow statements");
-	is_int(run("-s -w 0.05 -c 2"), 0, "-s -w");
+	is_int(run("-s -d -w 0.05 -c 2"), 0, "-s -d");
 	ok(strstr(strstr(out, "SELECT") + 1, "SELECT") == NULL,
 		"follows: nothing is printed twice");
 }
@@ -260,7 +260,7 @@ static void check_json(void)
 	is_int((int64_t)json_array_size(json_object_get(doc, "connections")), 1, "connections");
 	is_int((int64_t)json_array_size(json_object_get(doc, "events")), 1, "events");
 	json_decref(doc);
-	is_int(run("-s -j"), 0, "-s -j");
+	is_int(run("-s -1 -j"), 0, "-s -1 -j");
 	doc = json_loads(out, 0, &e);
 	ok(doc != NULL &&
 			json_unpack(doc, "{s:s,s:s}", "sql", &name, "pool",
