@@ -288,7 +288,7 @@ static void note_statement(struct pg_backend *pg, const struct request *r)
 	if ((r->stmt->traits & STMT_SUSPECT) && !pg_sets_locally(r->stmt)) {
 		pg->c->dirty = true;
 	}
-	if (pg->params.bytes + r->stmt->len > PG_OVERSIZE) {
+	if ((r->stmt->traits & STMT_INDELIBLE) || pg->params.bytes + r->stmt->len > PG_OVERSIZE) {
 		pg->c->retire = true;
 	}
 }
@@ -391,7 +391,7 @@ static void send_command(struct pg_backend *pg, const char *sql)
 }
 
 /* COPY itself is sent when everything in front of it was answered, see pg_copy.c. */
-static void send_copy(struct pg_backend *pg, unsigned begin)
+static void send_copy(struct pg_backend *pg, const struct request *r, unsigned begin)
 {
 	char sql[80];
 
@@ -401,6 +401,7 @@ static void send_copy(struct pg_backend *pg, unsigned begin)
 			!put_preamble(pg, PG_STEP_BEGIN, begin_command(begin, sql, sizeof(sql))))) {
 		return;
 	}
+	note_statement(pg, r);
 	push(pg, true, (struct pg_step){.kind = PG_STEP_COPY});
 }
 
@@ -425,7 +426,7 @@ void pg_start(struct conn *c, struct request *r, unsigned begin)
 		break;
 	case REQ_COPY_IN:
 	case REQ_COPY_OUT:
-		send_copy(pg, begin);
+		send_copy(pg, r, begin);
 		break;
 	default:
 		check(!"a request that drivers run");

@@ -11,6 +11,7 @@
  */
 #include "pg.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -413,6 +414,28 @@ static enum conn_tx tx_now(struct pg_backend *pg)
 }
 
 /*
+ * Is our name the one that the server does not find?  The statement may itself have named one.  How
+ * the server quotes a name depends on its language.
+ */
+static bool names_ours(const struct pg_backend *pg, const struct pg_step *s)
+{
+	const char *text = PQresultErrorField(pg->error, PG_DIAG_MESSAGE_PRIMARY), *p = text;
+	char name[PG_NAME_MAX];
+	size_t len;
+
+	pg_prepared_name(s->key, name);
+	len = strlen(name);
+	while (p != NULL && (p = strstr(p, name)) != NULL) {
+		if ((p == text || !isalnum((unsigned char)p[-1])) &&
+			!isalnum((unsigned char)p[len]) && p[len] != '_') {
+			return true;
+		}
+		p += len;
+	}
+	return false;
+}
+
+/*
  * Did it fail because the prepared statement was not what we thought?  Then it was not executed:
  *   a table has changed since (pg_is_stale_plan)
  *   26000  it is gone: somebody sent DEALLOCATE
@@ -427,11 +450,11 @@ static bool plan_failed(struct pg_backend *pg, const struct pg_step *s)
 		pg_prepared_set_stale(pg->prepared, s->key);
 		return true;
 	}
-	if (pg_sqlstate_is(pg->error, "26000")) {
+	if (pg_sqlstate_is(pg->error, "26000") && names_ours(pg, s)) {
 		pg_prepared_remove(pg->prepared, s->key);
 		return true;
 	}
-	return pg_sqlstate_is(pg->error, "42P05");
+	return pg_sqlstate_is(pg->error, "42P05") && names_ours(pg, s);
 }
 
 /*

@@ -244,20 +244,39 @@ static bool starts_with_one_of(const char *word, const char *const *list)
 }
 
 /*
- * Functions and words that change the session without a telling command tag: temporary tables,
- * settings by function, session locks, sequences' session values, exported snapshots, dblink.
+ * Functions and words that change the session without a telling command tag: temporary tables and
+ * their schemas by name, settings by function, session locks, sequences' session values, exported
+ * snapshots, dblink, and functions that run SQL they are given as a string.
  * pg_advisory_xact_lock and friends end with their transaction.
  */
 static bool is_suspect_word(const char *word)
 {
-	static const char *const words[] = {"temp", "temporary", "pg_temp",
-		"pg_settings", "set_config", "setseed", "currval",
-		"lastval", "pg_export_snapshot", "dblink_connect", "dblink_connect_u",
-		"pg_replication_origin_session_setup", NULL};
+	static const char *const words[] = {"temp", "temporary", "pg_settings", "set_config",
+		"currval", "lastval", "pg_export_snapshot", "pg_replication_origin_session_setup",
+		"ts_stat", "ts_rewrite", "connectby", "xpath_table", NULL};
 	static const char *const prefixes[] = {"pg_advisory_lock", "pg_try_advisory_lock",
-		"pg_advisory_unlock", "lo_", NULL};
+		"pg_advisory_unlock", "lo_", "pg_temp", "pg_toast_temp", "dblink", "query_to_xml",
+		"cursor_to_xml", "table_to_xml", "crosstab", NULL};
 
 	return one_of(word, words) || starts_with_one_of(word, prefixes);
+}
+
+/* The seed of random() and loaded libraries outlive DISCARD ALL. */
+static bool is_indelible(const char *first, const char *second, const char *word)
+{
+	return strcmp(first, "load") == 0 || strcmp(word, "setseed") == 0 ||
+	       (strcmp(first, "set") == 0 && strcmp(second, "seed") == 0);
+}
+
+/* U&"\0073et_config" is a name that the scan cannot read. */
+static bool has_escaped_name(const char *text, size_t len)
+{
+	for (size_t i = 0; i + 1 < len; i++) {
+		if ((text[i] == 'U' || text[i] == 'u') && text[i + 1] == '&') {
+			return true;
+		}
+	}
+	return false;
 }
 
 static uint32_t first_word_traits(const char *first, const char *second)
@@ -309,10 +328,16 @@ uint32_t statement_traits(const char *text, size_t len)
 		}
 	}
 	traits = first_word_traits(first, second);
+	if (has_escaped_name(text, len)) {
+		traits |= STMT_SUSPECT;
+	}
 	s = (struct scan){text, text + len};
-	while ((traits & STMT_SUSPECT) == 0 && next_word(&s, false, word, sizeof(word))) {
+	while (next_word(&s, false, word, sizeof(word))) {
 		if (is_suspect_word(word)) {
 			traits |= STMT_SUSPECT;
+		}
+		if (is_indelible(first, second, word)) {
+			traits |= STMT_SUSPECT | STMT_INDELIBLE;
 		}
 	}
 	return traits;

@@ -22,6 +22,7 @@ enum statement_trait {
 	STMT_TX_CONTROL = 2, /* BEGIN, COMMIT, SAVEPOINT, …: not allowed outside a lease */
 	STMT_COPY = 4, /* COPY as first word: only through the COPY calls */
 	STMT_TX_END = 8, /* COMMIT, ROLLBACK (not TO), …: ends a transaction */
+	STMT_INDELIBLE = 16, /* leaves what no reset takes back: close the connection afterwards */
 };
 
 struct statement {
