@@ -3,6 +3,7 @@
  * test_fixture.c - the fixture library itself: clusters start, replicate, are promoted, hang and
  * die as asked, and nothing survives a test program that was killed.
  */
+#include "brokerproc.h"
 #include "pg.h"
 #include "scratch.h"
 #include "spawn.h"
@@ -64,11 +65,13 @@ static void test_freeze(struct pg_cluster *pg)
 static _Noreturn void victim(void)
 {
 	struct pg_cluster *pg = pg_start(NULL);
+	struct broker_proc *broker = broker_start("fake:", NULL);
 	pid_t shell = spawn_l(NULL, "sh", "-c", "sleep 1000 & wait", NULL);
 	pid_t sleeper = 0;
 
 	(void)wait_until(spawn_children(shell, &sleeper, 1) == 1, 10000);
-	printf("%s %d %d %d\n", scratch_dir(), (int)pg_pid(pg), (int)shell, (int)sleeper);
+	printf("%s %s.board %s.slow %d %d %d %d\n", scratch_dir(), broker_socket(broker),
+		broker_socket(broker), (int)pg_pid(pg), (int)broker_pid(broker), (int)shell, (int)sleeper);
 	fflush(stdout);
 	for (;;) {
 		pause();
@@ -80,35 +83,68 @@ static bool alive(int pid)
 	return kill(pid, 0) == 0;
 }
 
-static bool read_report(const char *path, char dir[256], int pids[3])
+#define VICTIMS 4
+
+struct report {
+	char dir[256], link[2][256];
+	int pid[VICTIMS];
+};
+
+static bool read_report(const char *path, struct report *r)
 {
 	FILE *f = fopen(path, "re");
-	int n = f != NULL ? fscanf(f, "%255s %d %d %d", dir, &pids[0], &pids[1], &pids[2]) : 0;
+	int n = f != NULL ? fscanf(f, "%255s %255s %255s %d %d %d %d", r->dir, r->link[0], r->link[1],
+				    &r->pid[0], &r->pid[1], &r->pid[2], &r->pid[3])
+			  : 0;
 
 	if (f != NULL) {
 		fclose(f);
 	}
-	return n == 4;
+	return n == 7;
+}
+
+static unsigned living(const struct report *r)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < VICTIMS; i++) {
+		n += alive(r->pid[i]);
+	}
+	return n;
+}
+
+/* Where the broker's published segments are. */
+static void follow(const struct report *r, char target[2][256])
+{
+	for (unsigned i = 0; i < 2; i++) {
+		ssize_t n = readlink(r->link[i], target[i], 255);
+
+		target[i][n > 0 ? n : 0] = '\0';
+	}
 }
 
 static void test_guard(const char *self)
 {
-	char dir[256] = "";
-	int p[3] = {0, 0, 0};
+	struct report r = {0};
+	char segment[2][256];
 	char *out = scratch_path("victim");
 	struct spawn opt = {.out = out};
 	pid_t pid = spawn_l(&opt, self, "victim", NULL);
 
-	if (!ok(wait_until(read_report(out, dir, p), 60000) && alive(p[0]) && alive(p[1]) &&
-			    alive(p[2]),
-		    "a test program has a cluster, a shell and the shell's child")) {
+	if (!ok(wait_until(read_report(out, &r), 60000) && living(&r) == VICTIMS,
+		    "a test program has a cluster, a broker, a shell and the shell's child")) {
 		bail_out("the rest makes no sense");
 	}
+	follow(&r, segment);
+	ok(access(segment[0], F_OK) == 0 && access(segment[1], F_OK) == 0,
+		"the broker has published its board and its slow queries");
+	(void)kill(r.pid[1], SIGKILL);
 	(void)kill(pid, SIGKILL);
 	(void)spawn_wait(pid, 10000, NULL);
-	ok(wait_until(!alive(p[0]) && !alive(p[1]) && !alive(p[2]), 10000),
-		"when it is killed, so are they");
-	ok(wait_until(access(dir, F_OK) != 0, 10000), "and its directory is removed");
+	ok(wait_until(living(&r) == 0, 10000), "when it is killed, so are they");
+	ok(wait_until(access(r.dir, F_OK) != 0, 10000), "and its directory is removed");
+	ok(access(segment[0], F_OK) != 0 && access(segment[1], F_OK) != 0,
+		"and what the killed broker had in /dev/shm");
 	free(out);
 }
 

@@ -112,6 +112,7 @@ _Noreturn void bail_out(const char *fmt, ...)
 	putchar('\n');
 	va_end(ap);
 	fflush(stdout);
+	failed++; /* so that exit shows the logs */
 	exit(99);
 }
 

@@ -226,10 +226,12 @@ static bool answers(const struct pg_cluster *pg)
 void pg_restart(struct pg_cluster *pg)
 {
 	const char *argv[16 + 2 * SETTINGS_MAX] = {NULL, "-D", pg->data, "-k", pg->dir, "-c",
-		"listen_addresses=", "-c", "fsync=off", "-c", "shared_buffers=32MB"};
+		"listen_addresses=", "-c", "fsync=off", "-c", "shared_buffers=32MB",
+		/* in its directory, where a kill leaves nothing */
+		"-c", "dynamic_shared_memory_type=mmap"};
 	struct spawn opt = {
 		.log = pg->log, .plain_user = true, .dir = "/", .death_signal = SIGQUIT};
-	unsigned n = 11;
+	unsigned n = 13;
 	char *postgres = program("postgres");
 
 	argv[0] = postgres;

@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #define MARK "IT_SCRATCH"
+#define SEGMENTS "/dev/shm/shmbroker-"
 #define SHOW_MAX 16
 
 static char *dir;
@@ -120,8 +121,25 @@ static void end_processes(const char *where)
 	free(mark);
 }
 
+/* What a broker publishes next to its socket is a link into /dev/shm; if it was killed, both stay. */
+static void remove_segment(const char *link)
+{
+	char target[4096];
+	ssize_t n = readlink(link, target, sizeof(target) - 1);
+
+	if (n > 0) {
+		target[n] = '\0';
+		if (strncmp(target, SEGMENTS, strlen(SEGMENTS)) == 0) {
+			(void)unlink(target);
+		}
+	}
+}
+
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
 {
+	if (type == FTW_SL) {
+		remove_segment(path);
+	}
 	(void)remove(path);
 	return 0;
 }
