@@ -338,6 +338,13 @@ void pg_cancel_forget(struct pg_backend *pg);
 /* Before the connection is closed: end what its backend runs. */
 void pg_cancel_last(struct pg_backend *pg);
 
+/* -- pg_probe.c -------------------------------------------------------------------------------- */
+
+void *pg_probe_open(struct server *s, void *server_priv);
+void pg_probe_send(void *probe);
+void pg_probe_drop(void *probe);
+void pg_probe_close(void *probe);
+
 /* -- pg_error.c -------------------------------------------------------------------------------- */
 
 bool pg_is_fatal(const PGresult *res);

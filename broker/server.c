@@ -61,7 +61,7 @@ static struct member *member_of(const struct server *s)
 
 int server_watch(struct server *s)
 {
-	struct member *m = s->priv == NULL ? member_of(s) : NULL;
+	struct member *m = s->priv == NULL && !s->io->stopping ? member_of(s) : NULL;
 
 	return m == NULL ? 0 : health_start(s, m->server_priv);
 }
