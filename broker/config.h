@@ -22,6 +22,7 @@
 #include "check.h"
 #include "failover.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -54,6 +55,7 @@ struct config_server {
 	int64_t health_timeout; /* milliseconds */
 	int64_t health_down_after; /* probes */
 	int64_t health_up_after; /* probes */
+	bool removed; /* it was configured once: in the list of no pool */
 };
 
 enum leak_action {
@@ -134,6 +136,36 @@ struct config_override {
 int config_load(const char *path, char *const *env, const struct config_override *over, size_t nover,
 	struct config **out, char *err, size_t errlen) must_use;
 void config_free(struct config *c);
+
+/* Where a configuration came from, to read it again. */
+struct config_source {
+	const char *path; /* as given to config_load */
+	char *const *env;
+	const struct config_override *over;
+	size_t nover;
+};
+
+/*
+ * Load again what made `now`, from the same file: what may change while the broker runs becomes
+ * new, the rest stays.  Rows are stable: servers and pools of `now` keep their indices, new ones
+ * follow.
+ *   A server that is gone stays as an entry that is marked removed.
+ *   A pool that is gone stays as it was, with its servers.
+ *   Options that need a restart (config.def) keep their values, and so do the fallback server of a
+ *   pool and its url.
+ * Whatever could not become new has a line in notes, which says what stays.
+ *
+ * 0: *out is owned by the caller, now remains his as well.  Negative: err as for config_load.
+ */
+int config_reload(const struct config *now, const struct config_source *source, struct config **out,
+	char *err, size_t errlen, char *notes, size_t noteslen) must_use;
+/* Would connections made for the one serve the other as well? */
+bool config_server_same_connection(const struct config_server *old_server,
+	const struct config_pool *old_pool, const struct config_server *new_server,
+	const struct config_pool *new_pool);
+/* Tell what differs, a line at a time; next is of config_reload(now).  Returns how many. */
+unsigned config_tell_changes(const struct config *now, const struct config *next,
+	void (*tell)(const char *text));
 
 /* What is allowed but hardly meant, a sentence at a time. */
 void config_advise(const struct config *c, void (*tell)(const char *text));

@@ -396,3 +396,14 @@ void log_write(enum log_level level, const char *fmt, ...)
 	log_vwrite(level, fmt, ap);
 	va_end(ap);
 }
+
+void log_lines(enum log_level level, const char *text)
+{
+	while (*text != '\0') {
+		size_t n = strcspn(text, "\n");
+
+		log_write(level, "%.*s", (int)n, text);
+		text += n;
+		text += *text == '\n';
+	}
+}

@@ -22,6 +22,8 @@ bool log_enabled(enum log_level level);
 /* printf-style message; newline is added; control characters are escaped. */
 void log_write(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void log_vwrite(enum log_level level, const char *fmt, va_list ap);
+/* Every line of text is a message of its own. */
+void log_lines(enum log_level level, const char *text);
 
 #define log_error(...) log_write(LOG_ERROR, __VA_ARGS__)
 #define log_warning(...) log_write(LOG_WARNING, __VA_ARGS__)

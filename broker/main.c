@@ -31,7 +31,7 @@ enum action {
 
 struct arguments {
 	enum action action;
-	const char *config;
+	char *config; /* ours: the broker process of `run` overwrites the command line */
 	struct config_override *overrides; /* texts are ours */
 	size_t noverrides;
 	bool verbose;
@@ -48,6 +48,7 @@ static const char help[] =
 	"run     starts the database pools, then COMMAND, whose processes reach the databases\n"
 	"        through the broker; forwards signals and ends as COMMAND does\n"
 	"serve   starts the database pools and serves whoever attaches\n"
+	"SIGHUP makes either read its configuration again.\n"
 	"\n"
 	"  -c, --config FILE     configuration; otherwise BROKER_CONFIG, ./shmbroker.ini,\n"
 	"                        /etc/shmbroker/shmbroker.ini, or the built-in default:\n"
@@ -156,7 +157,10 @@ static void take_option(struct arguments *a, int c, char **argv)
 		if (a->config != NULL) {
 			usage("--config is given twice");
 		}
-		a->config = optarg;
+		a->config = strdup(optarg);
+		if (a->config == NULL) {
+			out_of_memory();
+		}
 		break;
 	case 'd':
 		add_override(a, "server local.url=", optarg);
@@ -254,12 +258,25 @@ static void free_arguments(struct arguments *a)
 		free((char *)a->overrides[i].text);
 	}
 	free(a->overrides);
+	free(a->config);
+}
+
+static struct config_source source_of(const struct arguments *a)
+{
+	return (struct config_source){
+		.path = a->config,
+		.env = environ,
+		.over = a->overrides,
+		.nover = a->noverrides,
+	};
 }
 
 static int run(const struct arguments *a, const struct config *cfg, int argc, char **argv)
 {
+	struct config_source source = source_of(a);
 	struct supervisor_job job = {
 		.cfg = cfg,
+		.source = &source,
 		.command = a->command,
 		.serve = broker_main,
 		.title = argv[0],
@@ -271,8 +288,15 @@ static int run(const struct arguments *a, const struct config *cfg, int argc, ch
 
 static int serve(const struct arguments *a, const struct config *cfg)
 {
-	struct broker_start start = {-1, a->listen_fd, a->ready_fd};
+	struct config_source source = source_of(a);
+	struct broker_start start = {
+		.attach_fd = -1,
+		.listen_fd = a->listen_fd,
+		.ready_fd = a->ready_fd,
+		.source = &source,
+	};
 
+	signal(SIGHUP, SIG_IGN); /* until the broker listens to it */
 	return broker_main(cfg, &start);
 }
 

@@ -26,7 +26,7 @@
 #define MEMBER_ENUM unsigned
 
 /* A member of another type than its option would be overwritten with garbage. */
-#define OPTION(sec, key, type, def, min, max, also, unit, driver, help)                            \
+#define OPTION(sec, key, type, def, min, max, also, unit, driver, when, help)                      \
 	_Static_assert(OPTION_##type == OPTION_ENUM                                                \
 			       ? sizeof(((STRUCT_##sec *)0)->key) == sizeof(unsigned)              \
 			       : __builtin_types_compatible_p(                                     \
@@ -44,9 +44,9 @@ LIST_COUNT(servers, nservers);
 LIST_COUNT(mirror, nmirror);
 
 const struct option option_table[] = {
-#define OPTION(sec, key, type, def, min, max, also, unit, driver, help)                            \
-	{OPTION_##sec, #key, OPTION_##type, def, min, max, also, unit, OPTION_##driver, help,      \
-		offsetof(STRUCT_##sec, key)},
+#define OPTION(sec, key, type, def, min, max, also, unit, driver, when, help)                      \
+	{OPTION_##sec, #key, OPTION_##type, def, min, max, also, unit, OPTION_##driver,            \
+		OPTION_##when, help, offsetof(STRUCT_##sec, key)},
 #define NONE OPTION_NONE
 #include "config.def"
 #undef NONE
@@ -468,6 +468,69 @@ void option_clear(const struct option *o, void *section)
 	}
 }
 
+static bool same_list(char **const *a, char **const *b, unsigned na, unsigned nb)
+{
+	for (unsigned i = 0; i < na && i < nb; i++) {
+		if (strcmp((*a)[i], (*b)[i]) != 0) {
+			return false;
+		}
+	}
+	return na == nb;
+}
+
+bool option_same(const struct option *o, const void *a, const void *b)
+{
+	/* read only, but list_count is for writers, too */
+	void *x = (char *)(uintptr_t)a + o->offset, *y = (char *)(uintptr_t)b + o->offset;
+
+	if (o->type == OPTION_LIST) {
+		return same_list(x, y, *list_count(x), *list_count(y));
+	}
+	if (o->type == OPTION_ENUM) {
+		return *(unsigned *)x == *(unsigned *)y;
+	}
+	if (o->type >= OPTION_STRING) {
+		return strcmp(*(char **)x, *(char **)y) == 0;
+	}
+	return *(int64_t *)x == *(int64_t *)y;
+}
+
+static int copy_list(char ***to, char **from, unsigned n)
+{
+	char **list = calloc(n + 1, sizeof(*list));
+
+	if (list == NULL) {
+		return -ENOMEM;
+	}
+	for (unsigned i = 0; i < n; i++) {
+		list[i] = strdup(from[i]);
+		if (list[i] == NULL) {
+			free_list(list, i);
+			return -ENOMEM;
+		}
+	}
+	set_list(to, list, n);
+	return 0;
+}
+
+int option_copy(const struct option *o, void *to, const void *from)
+{
+	void *x = (char *)to + o->offset, *y = (char *)(uintptr_t)from + o->offset;
+
+	if (o->type == OPTION_LIST) {
+		return copy_list(x, *(char ***)y, *list_count(y));
+	}
+	if (o->type == OPTION_ENUM) {
+		*(unsigned *)x = *(unsigned *)y;
+		return 0;
+	}
+	if (o->type >= OPTION_STRING) {
+		return replace(x, *(char **)y);
+	}
+	*(int64_t *)x = *(int64_t *)y;
+	return 0;
+}
+
 static void print_url(const char *url, FILE *f)
 {
 	char *masked = config_mask_url(url);
@@ -540,6 +603,7 @@ void option_print_facts(const struct option *o, FILE *f)
 		fputs(o->min > 0 ? "; required" : "; default empty", f);
 	}
 	fputs(drivers[o->driver], f);
+	fputs(o->when == OPTION_START ? "; a change needs a restart" : "", f);
 }
 
 void option_print_variable(const struct option *o, FILE *f)

@@ -34,6 +34,9 @@ enum option_type {
 /* Kind of database that an option, or the url of a server, belongs to. */
 enum option_driver { OPTION_ANY, OPTION_PG, OPTION_SQLITE, OPTION_FAKE };
 
+/* When a change takes effect. */
+enum option_when { OPTION_LIVE, OPTION_START };
+
 #define OPTION_NONE INT64_MIN /* no value is allowed beside min..max */
 #define OPTION_MASK "********" /* what is printed in place of a secret */
 
@@ -45,6 +48,7 @@ struct option {
 	int64_t min, max, also;
 	const char *unit;
 	enum option_driver driver;
+	enum option_when when;
 	const char *help;
 	size_t offset; /* of the member in the section's struct */
 };
@@ -73,6 +77,11 @@ int option_parse(
 	const struct option *o, const char *text, void *section, char *why, size_t whylen) must_use;
 /* Free and clear what option_parse allocated. */
 void option_clear(const struct option *o, void *section);
+
+/* Do two sections of the option's kind have the same value?  Both are complete. */
+bool option_same(const struct option *o, const void *a, const void *b);
+/* Give one section the value of another.  0 or -ENOMEM; then it keeps what it had. */
+int option_copy(const struct option *o, void *to, const void *from) must_use;
 
 /* The value as option_parse reads it; secrets masked. */
 void option_print_value(const struct option *o, const void *section, FILE *f);

@@ -49,6 +49,8 @@ enum phase { STARTING, RUNNING, ORPHANS, STOPPING, DONE };
 
 struct supervisor {
 	const struct supervisor_job *job;
+	const struct config *cfg; /* the last good one */
+	struct config *reread; /* cfg, unless that is the job's */
 	enum phase phase;
 	int status; /* of the program */
 	pid_t self, broker, command, group; /* 0: none; group outlives its leader */
@@ -58,13 +60,13 @@ struct supervisor {
 	bool terminal; /* the command got the foreground from us */
 	bool given_up; /* the broker keeps failing: status stays 1 */
 	bool killing; /* orphans got SIGKILL */
+	bool owes_hup; /* the broker gets SIGHUP when it is ready */
 	struct restart restart;
 	uint64_t broker_since, restart_at, deadline; /* ns; 0: none */
 	uint64_t told_ns; /* when we were first told to end, or gave up; 0: not yet */
 	char socket_path[sizeof(((struct sockaddr_un *)0)->sun_path)];
 };
 
-/* SIGHUP goes to the command alone: the broker reads its configuration once. */
 static const int watched[] = {SIGCHLD, SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH,
 	SIGCONT, SIGTTIN, SIGTTOU};
 
@@ -111,6 +113,49 @@ static const char *describe_end(const siginfo_t *si, char *buf, size_t len)
 }
 
 /* ------------------------------------------------------------------------------------------------
+ * Configuration
+ */
+
+/* Read it again; a bad one changes nothing.  tell: nobody else does. */
+static void reread(struct supervisor *s, bool tell)
+{
+	char mistakes[4096], notes[1024];
+	struct config *next;
+
+	if (s->job->source == NULL) {
+		return;
+	}
+	if (config_reload(s->cfg, s->job->source, &next, mistakes, sizeof(mistakes), notes,
+		    sizeof(notes)) < 0) {
+		if (tell) {
+			log_lines(LOG_ERROR, mistakes);
+			log_error("the configuration is wrong; the last good one stays in force");
+		}
+		return;
+	}
+	if (tell) {
+		log_lines(LOG_WARNING, notes);
+	}
+	config_free(s->reread);
+	s->cfg = s->reread = next;
+	check(log_setup(next->broker.log_level, next->broker.log_format));
+}
+
+/* The broker tells what it finds, if there is one. */
+static void reload(struct supervisor *s)
+{
+	reread(s, s->broker == 0);
+	if (s->broker == 0 || s->job->source == NULL) {
+		return;
+	}
+	if (s->ready >= 0) {
+		s->owes_hup = true; /* it may not listen yet */
+		return;
+	}
+	kill(s->broker, SIGHUP);
+}
+
+/* ------------------------------------------------------------------------------------------------
  * Children
  */
 
@@ -143,11 +188,17 @@ static void set_title(const struct supervisor *s)
 
 __attribute__((noreturn)) static void broker_child(struct supervisor *s, int ready_fd)
 {
-	struct broker_start start = {s->attach[0], -1, ready_fd};
+	struct broker_start start = {
+		.attach_fd = s->attach[0],
+		.listen_fd = -1,
+		.ready_fd = ready_fd,
+		.source = s->job->source,
+	};
 	int null;
 
 	child_setup(s);
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGHUP, SIG_IGN); /* until the broker listens to it */
 	set_title(s);
 	close(s->attach[1]);
 	close(s->signals);
@@ -157,7 +208,7 @@ __attribute__((noreturn)) static void broker_child(struct supervisor *s, int rea
 		dup2(null, STDIN_FILENO); /* the terminal's input is the command's */
 		close(null);
 	}
-	exit(s->job->serve(s->job->cfg, &start));
+	exit(s->job->serve(s->cfg, &start));
 }
 
 /* 0, or -errno if there is no process. */
@@ -167,6 +218,7 @@ static int start_broker(struct supervisor *s)
 	pid_t pid;
 
 	s->restart_at = 0;
+	s->owes_hup = false;
 	if (pipe2(fds, O_CLOEXEC) < 0) {
 		return -errno;
 	}
@@ -272,7 +324,7 @@ static void stop_broker(struct supervisor *s)
 	}
 	set_phase(s, STOPPING);
 	kill(s->broker, SIGTERM);
-	set_deadline(s, s->job->cfg->broker.shutdown_grace + BROKER_MARGIN_MS);
+	set_deadline(s, s->cfg->broker.shutdown_grace + BROKER_MARGIN_MS);
 }
 
 /* Parent and process group of a process; false if it is gone or only a zombie. */
@@ -351,7 +403,7 @@ static void stop_orphans(struct supervisor *s)
 	}
 	log_warning("the command left processes behind; stopping them processes=%u", n);
 	signal_orphans(s, SIGCONT);
-	set_deadline(s, s->job->cfg->broker.shutdown_grace);
+	set_deadline(s, s->cfg->broker.shutdown_grace);
 }
 
 static void command_ended(struct supervisor *s, const siginfo_t *si)
@@ -374,7 +426,7 @@ static void give_up(struct supervisor *s)
 	s->told_ns = doorbell_now();
 	kill(s->command, SIGTERM);
 	kill(s->command, SIGCONT);
-	set_deadline(s, s->job->cfg->broker.shutdown_grace);
+	set_deadline(s, s->cfg->broker.shutdown_grace);
 }
 
 static void broker_failed(struct supervisor *s, int64_t lived_ms)
@@ -478,6 +530,10 @@ static void on_ready(struct supervisor *s)
 	}
 	log_info("broker ready pid=%d ms=%llu", (int)s->broker,
 		(unsigned long long)((doorbell_now() - s->broker_since) / NS_PER_MS));
+	if (s->owes_hup) {
+		s->owes_hup = false;
+		kill(s->broker, SIGHUP);
+	}
 	if (s->phase != STARTING) {
 		return;
 	}
@@ -554,6 +610,9 @@ static void on_signal(struct supervisor *s, int sig)
 		}
 		break;
 	case RUNNING:
+		if (sig == SIGHUP) {
+			reload(s);
+		}
 		forward(s, sig);
 		break;
 	case ORPHANS:
@@ -618,8 +677,10 @@ static void on_time(struct supervisor *s)
 		on_deadline(s);
 	}
 	if (s->phase == RUNNING && s->restart_at != 0 && now >= s->restart_at) {
-		int r = start_broker(s);
+		int r;
 
+		reread(s, true);
+		r = start_broker(s);
 		if (r < 0) {
 			log_error("cannot start the broker: %s", strerror(-r));
 			broker_failed(s, 0);
@@ -691,7 +752,7 @@ static int watch_signals(void)
 /* Workers may change directory: they need the whole path. */
 static bool absolute_socket(struct supervisor *s)
 {
-	const char *path = s->job->cfg->broker.socket;
+	const char *path = s->cfg->broker.socket;
 	char cwd[4096] = "";
 	int n;
 
@@ -714,7 +775,13 @@ static bool absolute_socket(struct supervisor *s)
 static int supervisor_init(struct supervisor *s, const struct supervisor_job *job)
 {
 	*s = (struct supervisor){
-		.job = job, .self = getpid(), .attach = {-1, -1}, .signals = -1, .ready = -1};
+		.job = job,
+		.cfg = job->cfg,
+		.self = getpid(),
+		.attach = {-1, -1},
+		.signals = -1,
+		.ready = -1,
+	};
 	if (!absolute_socket(s)) {
 		return -ENAMETOOLONG;
 	}
@@ -741,6 +808,7 @@ static void supervisor_finish(struct supervisor *s)
 			close(fds[i]);
 		}
 	}
+	config_free(s->reread);
 }
 
 int supervisor_run(const struct supervisor_job *job)

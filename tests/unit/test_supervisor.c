@@ -110,6 +110,47 @@ static int serve_deaf(const struct config *cfg, const struct broker_start *start
 	return pause();
 }
 
+/*
+ * Tells what it is configured with, and every SIGHUP; SIGUSR1 makes it crash.  Later lives get ready
+ * when SIGUSR2 comes, and not before.
+ */
+static int serve_configured(const struct config *cfg, const struct broker_start *start)
+{
+	static const int wanted[] = {SIGTERM, SIGHUP, SIGUSR1, SIGUSR2};
+	unsigned reloads = 0;
+	sigset_t set, gate;
+	char text[96];
+	int sig = 0;
+
+	++*lives;
+	sigemptyset(&set);
+	for (unsigned i = 0; i < array_size(wanted); i++) {
+		sigaddset(&set, wanted[i]);
+	}
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	snprintf(text, sizeof(text), "life %u pid %d timeout %d\n", *lives, (int)getpid(),
+		(int)cfg->broker.default_timeout);
+	say(text);
+	if (*lives > 1) {
+		sigemptyset(&gate);
+		sigaddset(&gate, SIGUSR2);
+		sigwait(&gate, &sig);
+		sigpending(&gate);
+		say(sigismember(&gate, SIGHUP) ? "too early\n" : "");
+	}
+	be_ready(start);
+	for (;;) {
+		sigwait(&set, &sig);
+		if (sig == SIGUSR1) {
+			raise(SIGKILL);
+		} else if (sig == SIGTERM) {
+			return 0;
+		}
+		snprintf(text, sizeof(text), "life %u reload %u\n", *lives, ++reloads);
+		say(text);
+	}
+}
+
 /* Ready, until SIGTERM: an orderly end. */
 static int serve_well(const struct config *cfg, const struct broker_start *start)
 {
@@ -129,13 +170,17 @@ static int serve_well(const struct config *cfg, const struct broker_start *start
  * Runs
  */
 
+static char *no_env[] = {NULL};
+static struct config_override over[2] = {{"broker.socket=t.sock"}, {NULL}};
+static struct config_source source = {.path = "/dev/null", .env = no_env, .over = over, .nover = 2};
+
 static struct config *configure(const char *grace)
 {
-	struct config_override over[2] = {{"broker.socket=t.sock"}, {grace}};
-	char mistakes[512], *none[] = {NULL};
+	char mistakes[512];
 	struct config *c;
 
-	if (config_load("/dev/null", none, over, 2, &c, mistakes, sizeof(mistakes)) < 0) {
+	over[1].text = grace;
+	if (config_load(source.path, source.env, over, 2, &c, mistakes, sizeof(mistakes)) < 0) {
 		bail_out("%s", mistakes);
 	}
 	return c;
@@ -144,7 +189,8 @@ static struct config *configure(const char *grace)
 __attribute__((noreturn)) static void supervise(
 	serve_fn *serve, char *const *command, const char *grace)
 {
-	struct supervisor_job job = {configure(grace), command, serve, NULL, 0};
+	struct supervisor_job job = {
+		.cfg = configure(grace), .source = &source, .command = command, .serve = serve};
 	int status, null = open("/dev/null", O_RDWR);
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that fails leaves nothing behind */
@@ -446,6 +492,71 @@ static void test_crash_loop(void)
 	ok(strstr(r.text, "told\n") != NULL, "the command was asked to end");
 }
 
+static void write_config(const char *text)
+{
+	FILE *f = fopen(source.path, "w");
+
+	if (f == NULL || fputs(text, f) < 0 || fclose(f) != 0) {
+		bail_out("cannot write %s", source.path);
+	}
+}
+
+/* Process of the broker in that life. */
+static pid_t broker_of(const struct run *r, unsigned life)
+{
+	char want[32];
+	const char *at;
+
+	snprintf(want, sizeof(want), "life %u pid ", life);
+	at = strstr(r->text, want);
+	return at != NULL ? atoi(at + strlen(want)) : 0;
+}
+
+/* The next life of a broker, as far as it may go before it is ready. */
+static void crash(struct run *r, unsigned life, const char *timeout, const char *what)
+{
+	char want[64];
+
+	kill(broker_of(r, life - 1), SIGUSR1);
+	snprintf(want, sizeof(want), " timeout %s\n", timeout);
+	ok(read_until(r, want) && broker_of(r, life) > 0, "%s", what);
+}
+
+static void test_reload(void)
+{
+	char path[] = "/tmp/test_supervisor.XXXXXX";
+	struct run r;
+	int fd = mkstemp(path);
+
+	close(fd);
+	source.path = path;
+	write_config("[broker]\ndefault_timeout=1s\n");
+	start(&r, serve_configured,
+		"n=0; trap 'n=$((n+1)); echo command $n' HUP; trap 'exit 7' TERM; echo up; "
+		"while :; do sleep 0.02; done");
+	ok(read_until(&r, "up\n") && read_until(&r, "timeout 1000\n"), "with a file");
+	write_config("[broker]\ndefault_timeout=2s\n");
+	kill(r.pid, SIGHUP);
+	ok(read_until(&r, "life 1 reload 1\n"), "SIGHUP reaches the broker");
+	ok(read_until(&r, "command 1\n"), "and the command");
+	write_config("[broker]\ndefault_timeout=nonsense\n");
+	kill(r.pid, SIGHUP);
+	ok(read_until(&r, "life 1 reload 2\n") && read_until(&r, "command 2\n"), "twice");
+	crash(&r, 2, "2000", "a broker that is restarted has the last good configuration");
+	kill(r.pid, SIGHUP);
+	ok(read_until(&r, "command 3\n"), "SIGHUP while no broker is ready");
+	kill(broker_of(&r, 2), SIGUSR2);
+	ok(read_until(&r, "life 2 reload 1\n"), "comes when it is");
+	ok(strstr(r.text, "too early") == NULL, "and not before");
+	write_config("[broker]\ndefault_timeout=3s\nsocket=other.sock\n");
+	crash(&r, 3, "3000", "or the newest, if that is good");
+	kill(broker_of(&r, 3), SIGUSR2);
+	kill(r.pid, SIGTERM);
+	is_int(finish(&r, "after reloads"), 7, "the command outlived it all");
+	unlink(path);
+	source.path = "/dev/null";
+}
+
 static void test_deaf_broker(void)
 {
 	char shell[] = "/bin/sh", c[] = "-c", script[] = "exit 6";
@@ -508,8 +619,9 @@ __attribute__((noreturn)) static void stay_in_front(void)
 __attribute__((noreturn)) static void shell(int terminal)
 {
 	char word[] = "front";
-	struct supervisor_job job = {configure("broker.shutdown_grace=10s"),
-		(char *[]){self, word, NULL}, serve_well, NULL, 0};
+	struct supervisor_job job = {.cfg = configure("broker.shutdown_grace=10s"),
+		.command = (char *[]){self, word, NULL},
+		.serve = serve_well};
 	pid_t pid;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -594,6 +706,7 @@ int main(int argc, char **argv)
 	test_orphans();
 	test_start_fails();
 	test_crash();
+	test_reload();
 	test_crash_loop();
 	test_deaf_broker();
 	test_killed_supervisor();
