@@ -45,7 +45,7 @@ struct books {
 	_Atomic uint32_t next_op;
 	_Atomic uint32_t statements;
 	_Atomic uint32_t surprises;
-	_Atomic uint32_t cancels, cancelled, aborted;
+	_Atomic uint32_t reads, committed, rolled_back, errors, aborted, cancels, cancelled;
 	_Atomic int stop;
 	_Atomic uint64_t slowest_ms;
 	char surprise[512]; /* the first */
@@ -139,6 +139,8 @@ static void do_read(struct worker *w)
 		surprise(w, "read", rc);
 	} else if (n != w->books->op[w->last_acked].rows) {
 		surprise(w, "a read did not see an acknowledged write", (int)n);
+	} else {
+		atomic_fetch_add(&w->books->reads, 1);
 	}
 	if (rc == 0) {
 		broker_result_free(&r);
@@ -160,9 +162,11 @@ static void do_transaction(struct worker *w)
 		if (rc == 0 && keep) {
 			rc = broker_commit(&tx, 0);
 			end_op(w, op, rc);
+			atomic_fetch_add(&w->books->committed, rc == 0);
 		} else {
 			broker_rollback(&tx);
 			atomic_store(&w->books->op[op].note, NOTE_FAILED);
+			atomic_fetch_add(&w->books->rolled_back, rc == 0);
 		}
 	}
 	if (rc < 0) {
@@ -200,6 +204,8 @@ static void do_error(struct worker *w)
 
 	if (rc != BROKER_E_DATABASE || strcmp(broker_error(w->b)->sqlstate, "42703") != 0) {
 		surprise(w, "an error is reported as such", rc);
+	} else {
+		atomic_fetch_add(&w->books->errors, 1);
 	}
 }
 
@@ -220,8 +226,9 @@ static void do_failing_transaction(struct worker *w)
 	rc = broker_commit(&tx, 0);
 	if (rc != BROKER_E_TX_ABORTED) {
 		surprise(w, "commit of a failed transaction", rc);
+	} else {
+		atomic_fetch_add(&w->books->aborted, 1);
 	}
-	atomic_fetch_add(&w->books->aborted, 1);
 	atomic_store(&w->books->op[op].note, NOTE_FAILED);
 }
 
@@ -286,7 +293,9 @@ static void do_cancelled_write(struct worker *w)
 		&ticket);
 	rc = rc == 0 ? broker_cancel(w->b, ticket) : rc;
 	rc = rc == 0 ? broker_collect(w->b, ticket, -1, NULL, NULL) : rc;
-	if (rc < 0 && rc != BROKER_E_CANCELLED) {
+	if (rc == BROKER_E_CANCELLED) {
+		atomic_fetch_add(&w->books->cancelled, 1);
+	} else if (rc < 0) {
 		surprise(w, "cancelled write", rc);
 	}
 	end_op(w, op, rc);
@@ -308,9 +317,9 @@ static void do_something(struct worker *w)
 		do_error(w);
 	} else if (dice < 950) {
 		do_failing_transaction(w);
-	} else if (dice < 990) {
+	} else if (dice < 985) {
 		do_batch(w);
-	} else if (dice < 999) {
+	} else if (dice < 994) {
 		do_cancelled_write(w);
 	} else {
 		do_cancel(w);
@@ -468,6 +477,21 @@ static void check_books(struct run *run, struct broker *b)
 	is_int(stranger, 0, "nothing is there that nobody wrote");
 }
 
+/* Everything that was to happen did. */
+static void check_mixture(const struct run *run)
+{
+	const struct books *b = run->books;
+
+	ok(atomic_load(&b->reads) > 0, "%u reads saw what was acknowledged", atomic_load(&b->reads));
+	ok(atomic_load(&b->committed) > 0, "%u transactions were committed",
+		atomic_load(&b->committed));
+	ok(atomic_load(&b->rolled_back) > 0, "%u were rolled back", atomic_load(&b->rolled_back));
+	ok(atomic_load(&b->aborted) > 0, "%u were undone by an error", atomic_load(&b->aborted));
+	ok(atomic_load(&b->errors) > 0, "%u statements failed as they should", atomic_load(&b->errors));
+	ok(atomic_load(&b->cancelled) > 0, "%u of %u cancelled statements ended so",
+		atomic_load(&b->cancelled), atomic_load(&b->cancels));
+}
+
 /* Value of a metric as `brokerstat -1` prints it; the sum if it is there several times. */
 static int64_t metric(struct run *run, const char *name)
 {
@@ -534,13 +558,13 @@ void chaos_run(struct broker_proc *broker, const struct chaos_plan *plan)
 	must(b, "CREATE TABLE chaos (op BIGINT, part INTEGER, note TEXT)");
 	must(b, "CREATE INDEX chaos_op ON chaos (op)");
 	let_them_run(&run);
-	diag("%u statements, %u workers killed, %u cancels asked, %u granted, slowest operation %llu ms",
-		atomic_load(&run.books->statements), run.kills, atomic_load(&run.books->cancels),
-		atomic_load(&run.books->cancelled),
+	diag("%u statements, %u workers killed, slowest operation %llu ms",
+		atomic_load(&run.books->statements), run.kills,
 		(unsigned long long)atomic_load(&run.books->slowest_ms));
 	ok(atomic_load(&run.books->statements) >= plan->statements, "%u statements were run",
 		plan->statements);
 	ok(run.kills > 0, "workers were killed on the way");
+	check_mixture(&run);
 	if (!is_int(atomic_load(&run.books->surprises), 0, "nobody saw anything unexpected")) {
 		diag("first surprise: %s", run.books->surprise);
 	}
