@@ -49,6 +49,7 @@ struct stream {
 	uint32_t block; /* first block of the current chunk */
 	uint32_t blocks;
 	uint32_t chunks; /* chunks published so far */
+	uint32_t held; /* chunks it owns: those not given back, and the current one */
 	bool blocked; /* waits for the worker to give blocks back */
 };
 

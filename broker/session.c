@@ -334,15 +334,10 @@ static unsigned chunk_of(const struct session *s, uint32_t block)
 	return block < s->nblocks ? s->chunk[block].blocks : 0;
 }
 
-/* Does r hold a chunk, be it the current one or one that the worker has not given back? */
-static bool holds_any(const struct session *s, const struct request *r)
+static void disown(struct session *s, struct request *r, unsigned block)
 {
-	for (unsigned i = 0; i < s->nblocks; i++) {
-		if (s->chunk[i].blocks != 0 && s->chunk[i].owner == r) {
-			return true;
-		}
-	}
-	return false;
+	s->chunk[block].owner = NULL;
+	r->out.held--;
 }
 
 /* Chunks grow with the result: one block, then 4, then 16 (64 KiB). */
@@ -369,6 +364,7 @@ static bool allocate_chunk(struct session *s, struct request *r)
 		}
 		mark(s, first, n, true);
 		s->chunk[first] = (struct chunk){.blocks = (uint16_t)n, .owner = r};
+		r->out.held++;
 		if (r->out.needy) {
 			r->out.needy = false;
 			s->needy--;
@@ -537,6 +533,19 @@ void session_replace_request(struct session *s, struct request *r, struct reques
 	r->session = NULL;
 }
 
+/* Its chunks stay with the worker, for whoever is to give them back. */
+static void disown_all(struct session *s, struct request *r)
+{
+	if (r->out.held > 0 && s->chunk[r->out.block].owner == r) { /* mostly the only one */
+		disown(s, r, r->out.block);
+	}
+	for (unsigned i = 0; r->out.held > 0 && i < s->nblocks; i++) {
+		if (s->chunk[i].owner == r) {
+			disown(s, r, i);
+		}
+	}
+}
+
 void session_request_ended(struct session *s, struct request *r)
 {
 	if (r->out.blocked) {
@@ -554,13 +563,7 @@ void session_request_ended(struct session *s, struct request *r)
 		r->out.needy = false;
 		s->needy--;
 	}
-	if (r->out.chunks > 0) {
-		for (unsigned i = 0; i < s->nblocks; i++) {
-			if (s->chunk[i].owner == r) {
-				s->chunk[i].owner = NULL;
-			}
-		}
-	}
+	disown_all(s, r);
 	cds_list_del(&r->session_link);
 	s->nrequests--;
 	s->held -= r->body_len;
@@ -577,9 +580,12 @@ static int free_chunk_from_peer(struct session *s, uint32_t block)
 
 	validate(n > 0 && s->chunk[block].given, -EPROTO);
 	owner = s->chunk[block].owner;
+	if (owner != NULL) {
+		disown(s, owner, block);
+	}
 	s->chunk[block] = (struct chunk){0};
 	mark(s, block, n, false);
-	if (owner != NULL && owner->out.at == NULL && !owner->out.needy && !holds_any(s, owner)) {
+	if (owner != NULL && !owner->out.needy && owner->out.held == 0) {
 		owner->out.needy = true; /* entitled to a block again, the one just freed */
 		s->needy++;
 	}
