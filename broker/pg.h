@@ -117,7 +117,7 @@ struct pg_step {
 	bool alone; /* END: no lease; the request itself forgets its lease when that ends */
 	bool answered; /* a result came */
 	uint8_t param_error; /* FAIL: enum pg_param_error */
-	uint32_t param; /* FAIL: number of the parameter, 0: the statement's text */
+	uint32_t param; /* FAIL: number of the parameter */
 	struct pg_key key; /* PREPARE, DEALLOCATE, END with named */
 };
 
@@ -218,6 +218,8 @@ struct pg_backend {
 	bool unreplicated; /* committed, but not known to be on the standbys it has to be on */
 	bool skipped; /* another member of its read group failed before it: it did not run */
 	bool columns_known; /* types[] and head[] are of the head request's result */
+	bool binary; /* it came in binary */
+	bool binary_pays; /* it came as text and had better come in binary */
 	PGresult *result; /* with rows that were not delivered yet */
 	int result_row;
 	struct stream_row row;
@@ -226,6 +228,7 @@ struct pg_backend {
 	bool resumed;
 	struct stream_cell *cells;
 	uint8_t *types;
+	int64_t *numbers; /* that cells point to */
 	unsigned ncolumns, columns_cap;
 	unsigned char *head; /* encoded columns */
 	size_t head_len, head_at, head_cap;

@@ -32,6 +32,7 @@ static void pg_put(struct pg_backend *pg)
 	free(pg->steps);
 	free(pg->cells);
 	free(pg->types);
+	free(pg->numbers);
 	free(pg->head);
 	free(pg);
 }

@@ -2,6 +2,8 @@
 /* pg_param.c - see pg_param.h. */
 #include "pg_param.h"
 
+#include "decimal.h"
+
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -121,10 +123,10 @@ static size_t put_text(char *to, const struct request_param *q)
 
 	switch (q->type) {
 	case CELL_BOOL:
-		return (size_t)sprintf(to, *(const unsigned char *)q->data != 0 ? "true" : "false");
+		return (size_t)(stpcpy(to, *(const unsigned char *)q->data != 0 ? "true" : "false") - to);
 	case CELL_INT64:
 		memcpy(&i, q->data, sizeof(i));
-		return (size_t)sprintf(to, "%" PRId64, i);
+		return decimal_i64(to, i);
 	case CELL_DOUBLE:
 		memcpy(&d, q->data, sizeof(d));
 		return pg_format_double(d, to);

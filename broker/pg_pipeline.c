@@ -15,6 +15,9 @@
  */
 #include "pg.h"
 
+#include "io.h"
+#include "pool.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,7 +64,10 @@ static bool steps_grow(struct pg_backend *pg)
 	return true;
 }
 
-static bool push(struct pg_backend *pg, bool sent, struct pg_step step);
+static void count(const struct pg_backend *pg, enum pool_metric m, uint64_t n)
+{
+	board_pool_count(pg->c->io->board, pg->c->pool->index, m, n);
+}
 
 /*
  * The last member becomes the one that carries the Sync.  Called before anything is sent that must
@@ -71,6 +77,10 @@ void pg_close_group(struct pg_backend *pg)
 {
 	if (pg->group == 0) {
 		return;
+	}
+	if (pg->group > 1) {
+		count(pg, POOL_METRIC_READ_GROUPS, 1);
+		count(pg, POOL_METRIC_READ_GROUP_STATEMENTS, pg->group);
 	}
 	pg->group = 0;
 	if (pg->mute) {
@@ -140,6 +150,7 @@ static bool put_deallocate(struct pg_backend *pg, struct pg_key key)
 {
 	char sql[PG_NAME_MAX + 16], name[PG_NAME_MAX];
 
+	count(pg, POOL_METRIC_PREPARED_EVICTIONS, 1);
 	pg_prepared_remove(pg->prepared, key);
 	pg_prepared_name(key, name);
 	snprintf(sql, sizeof(sql), "DEALLOCATE %s", name);
@@ -180,6 +191,7 @@ struct plan {
 	struct pg_key key;
 	bool named;
 	bool prepare; /* Parse goes in front */
+	bool binary; /* results in binary */
 };
 
 /*
@@ -198,9 +210,12 @@ static bool plan_statement(
 	}
 	found = pg_prepared_find(pg->prepared, plan->key);
 	if (found == PG_PRESENT) {
+		count(pg, POOL_METRIC_PREPARED_HITS, 1);
 		plan->named = true;
+		plan->binary = pg_prepared_is_binary(pg->prepared, plan->key);
 		return true;
 	}
+	count(pg, POOL_METRIC_PREPARED_MISSES, 1);
 	if (found == PG_STALE && (!idle || !put_deallocate(pg, plan->key))) {
 		return !pg->mute;
 	}
@@ -238,7 +253,9 @@ static bool put_statement(struct pg_backend *pg, const struct request *r, const 
 		}
 		pg_prepared_add(pg->prepared, plan->key);
 	}
-	return push(pg, PQsendQueryPrepared(pg->pq, name, n, p->values, lengths, formats, 0) == 1,
+	return push(pg,
+		PQsendQueryPrepared(
+			pg->pq, name, n, p->values, lengths, formats, plan->binary ? 1 : 0) == 1,
 		(struct pg_step){.kind = PG_STEP_QUERY});
 }
 
@@ -351,10 +368,6 @@ static void send_exec(struct pg_backend *pg, struct request *r, unsigned begin)
 		return; /* in front of all: what follows in the lease relies on the session's mode */
 	}
 	e = pg_params_set(&pg->params, r, &bad);
-	if (e == PG_PARAM_OK && strlen(r->stmt->text) != r->stmt->len) {
-		put_fail(pg, PG_PARAM_NUL, 0);
-		return;
-	}
 	if (e != PG_PARAM_OK) {
 		put_fail(pg, e, bad + 1);
 		return;

@@ -8,6 +8,8 @@
  */
 #include "pg_prepared.h"
 
+#include "decimal.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +17,7 @@
 struct entry {
 	struct pg_key key;
 	bool stale;
+	bool binary;
 	uint32_t chain; /* 0: end */
 	uint32_t newer, older;
 };
@@ -174,11 +177,29 @@ void pg_prepared_set_stale(struct pg_prepared *p, struct pg_key key)
 	}
 }
 
+void pg_prepared_set_binary(struct pg_prepared *p, struct pg_key key)
+{
+	uint32_t i = find(p, key);
+
+	if (i != 0) {
+		p->entry[i].binary = true;
+	}
+}
+
+bool pg_prepared_is_binary(const struct pg_prepared *p, struct pg_key key)
+{
+	uint32_t i = find(p, key);
+
+	return i != 0 && p->entry[i].binary;
+}
+
 void pg_prepared_name(struct pg_key key, char name[PG_NAME_MAX])
 {
-	if (key.blobs == 0) {
-		snprintf(name, PG_NAME_MAX, "s%" PRIu32, key.id);
-	} else {
-		snprintf(name, PG_NAME_MAX, "s%" PRIu32 "_%" PRIx64, key.id, key.blobs);
+	size_t len;
+
+	name[0] = 's';
+	len = 1 + decimal_u64(name + 1, key.id);
+	if (key.blobs != 0) {
+		snprintf(name + len, PG_NAME_MAX - len, "_%" PRIx64, key.blobs);
 	}
 }

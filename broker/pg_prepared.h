@@ -48,6 +48,13 @@ void pg_prepared_remove(struct pg_prepared *p, struct pg_key key);
 void pg_prepared_set_stale(struct pg_prepared *p, struct pg_key key);
 void pg_prepared_clear(struct pg_prepared *p);
 
+/*
+ * Its results are asked for in binary.  Their types are settled: the server refuses a prepared
+ * statement whose types would change, and what is prepared anew is text again.
+ */
+void pg_prepared_set_binary(struct pg_prepared *p, struct pg_key key);
+bool pg_prepared_is_binary(const struct pg_prepared *p, struct pg_key key);
+
 /* The name on the server: "s17", or "s17_5" with bytea parameters. */
 #define PG_NAME_MAX 40
 void pg_prepared_name(struct pg_key key, char name[PG_NAME_MAX]);

@@ -30,6 +30,7 @@ void pg_answer_clear(struct pg_backend *pg)
 	pg->unreplicated = false;
 	pg->skipped = false;
 	pg->columns_known = false;
+	pg->binary_pays = false;
 	pg->row_begun = false;
 }
 
@@ -75,6 +76,7 @@ static uint8_t cell_type_of(Oid type)
 static bool reserve_columns(struct pg_backend *pg, unsigned n)
 {
 	struct stream_cell *cells;
+	int64_t *numbers;
 	uint8_t *types;
 
 	if (n <= pg->columns_cap) {
@@ -84,7 +86,9 @@ static bool reserve_columns(struct pg_backend *pg, unsigned n)
 	pg->cells = cells != NULL ? cells : pg->cells;
 	types = realloc(pg->types, n * sizeof(*types));
 	pg->types = types != NULL ? types : pg->types;
-	if (cells == NULL || types == NULL) {
+	numbers = realloc(pg->numbers, n * sizeof(*numbers));
+	pg->numbers = numbers != NULL ? numbers : pg->numbers;
+	if (cells == NULL || types == NULL || numbers == NULL) {
 		return false;
 	}
 	pg->columns_cap = n;
@@ -108,6 +112,45 @@ static bool encode_head(struct pg_backend *pg, unsigned n, const struct stream_c
 	pg->head_len = need;
 	pg->head_at = 0;
 	return true;
+}
+
+/*
+ * Types whose binary form says the same as their text form, for all accessors: that of a float4 or
+ * a timestamp does not, that of most others would have to be written out here.
+ */
+static bool binary_is_simple(Oid type)
+{
+	switch (type) {
+	case 16: /* bool, bytea, name, int8, int2, int4, text, json */
+	case 17:
+	case 19:
+	case 20:
+	case 21:
+	case 23:
+	case 25:
+	case 114:
+	case 1042: /* char(n), varchar */
+	case 1043:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* A bytea is twice as long as text; all columns of a result have the same form. */
+static bool binary_pays(const PGresult *res, unsigned n)
+{
+	bool bytes = false;
+
+	for (unsigned i = 0; i < n; i++) {
+		Oid type = PQftype(res, (int)i);
+
+		if (!binary_is_simple(type)) {
+			return false;
+		}
+		bytes |= type == 17;
+	}
+	return bytes;
 }
 
 /* Types and encoded head of a result's columns. */
@@ -136,6 +179,8 @@ static bool learn_columns(struct pg_backend *pg, const PGresult *res)
 	}
 	pg->ncolumns = n;
 	pg->columns_known = ok;
+	pg->binary = n > 0 && PQfformat(res, 0) == 1;
+	pg->binary_pays = !pg->binary && binary_pays(res, n);
 	return ok;
 }
 
@@ -143,6 +188,28 @@ static bool learn_columns(struct pg_backend *pg, const PGresult *res)
 static uint8_t encoding_of(uint8_t type)
 {
 	return type == CELL_TEXT || type == CELL_JSON ? CELL_NATIVE : CELL_PGTEXT;
+}
+
+/* An integer of 2, 4 or 8 bytes, most significant first. */
+static int64_t binary_int(const unsigned char *p, uint32_t len)
+{
+	uint64_t v = len > 0 && (p[0] & 0x80) != 0 ? UINT64_MAX : 0;
+
+	for (uint32_t i = 0; i < len; i++) {
+		v = v << 8 | p[i];
+	}
+	return (int64_t)v;
+}
+
+/* The cell holds a value as it came, of a type that binary_is_simple. */
+static void to_native(struct stream_cell *cell, int64_t *number)
+{
+	cell->encoding = CELL_NATIVE;
+	if (cell->type == CELL_INT64) {
+		*number = binary_int(cell->data, cell->len);
+		cell->data = number;
+		cell->len = sizeof(*number);
+	}
 }
 
 static void load_row(struct pg_backend *pg)
@@ -163,6 +230,9 @@ static void load_row(struct pg_backend *pg)
 			.encoding = encoding_of(pg->types[i]),
 		};
 		bytes += pg->cells[i].len;
+		if (pg->binary) {
+			to_native(&pg->cells[i], &pg->numbers[i]);
+		}
 	}
 	if (bytes > PG_OVERSIZE) {
 		pg->c->retire = true;
@@ -255,6 +325,17 @@ static void note_tx(struct pg_backend *pg, const struct request *r, const char *
 	}
 }
 
+/* Digits of the server's. */
+static uint64_t parse_count(const char *digits)
+{
+	uint64_t n = 0;
+
+	while (*digits >= '0' && *digits <= '9') {
+		n = n * 10 + (uint64_t)(*digits++ - '0');
+	}
+	return n;
+}
+
 /* Leaves the session as it was: most statements need no further look. */
 static bool is_common(const char *tag)
 {
@@ -279,8 +360,8 @@ void pg_note_tag(struct pg_backend *pg, const struct request *r, PGresult *res)
 		}
 	}
 	tuples = PQcmdTuples(res);
-	pg->affected = tuples[0] != '\0' ? strtoull(tuples, NULL, 10)
-					 : pg->nrows + (uint64_t)PQntuples(res);
+	pg->affected =
+		tuples[0] != '\0' ? parse_count(tuples) : pg->nrows + (uint64_t)PQntuples(res);
 }
 
 /* -- errors ------------------------------------------------------------------------------------ */
@@ -462,7 +543,8 @@ static bool plan_failed(struct pg_backend *pg, const struct pg_step *s)
  * first statement.  In a lease also not with something behind it, which has run by now: the order
  * would change.
  */
-static bool may_repeat(const struct pg_backend *pg, const struct request *r, const struct pg_step *s)
+static bool may_repeat(
+	const struct pg_backend *pg, const struct request *r, const struct pg_step *s)
 {
 	if (r->driver_priv != NULL || r->session == NULL || r->cancel_wanted || r->delivered ||
 		pg->cancel != PG_CANCEL_NONE || pg->mute) {
@@ -518,6 +600,14 @@ static void repeat_skipped(struct pg_backend *pg, struct request *r, const struc
 	request_failed(r, &cancelled);
 }
 
+/* From the next time on. */
+static void note_format(struct pg_backend *pg, const struct pg_step *s)
+{
+	if (pg->binary_pays && s->named && pg->error == NULL) {
+		pg_prepared_set_binary(pg->prepared, s->key);
+	}
+}
+
 /*
  * A member of a read group, not the last: there is no Sync to wait for, and none is needed, since a
  * read has no effect that could still fail.  The transaction it ran in is the group's.
@@ -539,6 +629,7 @@ static void end_member(struct pg_backend *pg, const struct pg_step *s)
 		pg_repeat(pg, r, s);
 		return;
 	}
+	note_format(pg, s);
 	pg_step_pop(pg);
 	if (pg->error != NULL) {
 		fail_request(pg, r);
@@ -567,6 +658,7 @@ static void end_request(struct pg_backend *pg, const struct pg_step *s)
 		pg_repeat(pg, r, s);
 		return;
 	}
+	note_format(pg, s);
 	pg_step_pop(pg);
 	if (alone && !last && pg->c->tx != CONN_TX_IDLE) {
 		/* What is behind it runs inside a transaction nobody asked for: none of it may
@@ -715,15 +807,10 @@ static void fail_unsent(struct pg_backend *pg, const struct pg_step *s)
 
 	switch (s->param_error) {
 	case PG_PARAM_NUL:
-		if (s->param == 0) {
-			snprintf(text, sizeof(text),
-				"the statement's text contains a NUL character");
-		} else {
-			snprintf(text, sizeof(text),
-				"parameter $%u: text contains a NUL character, which PostgreSQL "
-				"cannot store",
-				s->param);
-		}
+		snprintf(text, sizeof(text),
+			"parameter $%u: text contains a NUL character, which PostgreSQL cannot "
+			"store",
+			s->param);
 		break;
 	case PG_PARAM_LARGE:
 		f = (struct failure){.code = FAIL_TOO_LARGE,

@@ -436,14 +436,29 @@ int convert_text(const struct cell *c, char out[CONVERT_TEXT_MAX], size_t *len)
 	}
 }
 
-static int hex_digit(unsigned char ch)
-{
-	if (ch >= '0' && ch <= '9') {
-		return ch - '0';
-	}
-	ch |= 0x20;
-	return ch >= 'a' && ch <= 'f' ? ch - 'a' + 10 : -1;
-}
+/* Value of a hexadecimal digit, and 1 more, so that all others are 0. */
+static const unsigned char hex_digit[256] = {['0'] = 1,
+	['1'] = 2,
+	['2'] = 3,
+	['3'] = 4,
+	['4'] = 5,
+	['5'] = 6,
+	['6'] = 7,
+	['7'] = 8,
+	['8'] = 9,
+	['9'] = 10,
+	['a'] = 11,
+	['b'] = 12,
+	['c'] = 13,
+	['d'] = 14,
+	['e'] = 15,
+	['f'] = 16,
+	['A'] = 11,
+	['B'] = 12,
+	['C'] = 13,
+	['D'] = 14,
+	['E'] = 15,
+	['F'] = 16};
 
 static int decode_hex(const unsigned char *p, size_t len, unsigned char *out, size_t *outlen)
 {
@@ -451,12 +466,12 @@ static int decode_hex(const unsigned char *p, size_t len, unsigned char *out, si
 		return BROKER_E_TYPE;
 	}
 	for (size_t i = 0; i < len; i += 2) {
-		int hi = hex_digit(p[i]), lo = hex_digit(p[i + 1]);
+		unsigned hi = hex_digit[p[i]], lo = hex_digit[p[i + 1]];
 
-		if (hi < 0 || lo < 0) {
+		if (hi == 0 || lo == 0) {
 			return BROKER_E_TYPE;
 		}
-		out[i / 2] = (unsigned char)(hi << 4 | lo);
+		out[i / 2] = (unsigned char)((hi - 1) << 4 | (lo - 1));
 	}
 	*outlen = len / 2;
 	return 0;
