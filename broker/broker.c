@@ -45,7 +45,10 @@ struct broker_proc {
 	struct board *board;
 	struct listener *listener;
 	unsigned max_pools, max_servers; /* rows of the board */
-	uv_signal_t term, intr;
+	uv_signal_t term, intr, hup;
+	struct config *loaded; /* the one in force, if it was read by a reload */
+	struct config **replaced; /* those before, while removed servers may look at them */
+	unsigned nreplaced;
 	enum broker_phase phase;
 	uint64_t phase_since_ns;
 	int status;
@@ -280,6 +283,7 @@ static void close_loop(struct broker_proc *b)
 	}
 	uv_close((uv_handle_t *)&b->term, NULL);
 	uv_close((uv_handle_t *)&b->intr, NULL);
+	uv_close((uv_handle_t *)&b->hup, NULL);
 	io_stop(&b->io);
 	set_phase(b, BROKER_STOPPED);
 }
@@ -313,7 +317,7 @@ static void on_tick(struct io *io, void *arg)
 		break;
 	case BROKER_DRAINING:
 		if (!work_in_flight(b) ||
-			age > (uint64_t)b->cfg->broker.shutdown_grace * 1000000u) {
+			age > (uint64_t)b->io.config->broker.shutdown_grace * 1000000u) {
 			start_closing(b);
 		}
 		break;
@@ -342,6 +346,93 @@ static void on_signal(uv_signal_t *h, int signo)
 	case BROKER_STOPPED:
 		break;
 	}
+}
+
+/* -- reload ------------------------------------------------------------------------------------ */
+
+static void tell_change(const char *text)
+{
+	log_info("reload: %s", text);
+}
+
+/* A line at a time. */
+static void tell_lines(char *text)
+{
+	for (char *end; *text != '\0'; text = end) {
+		end = text + strcspn(text, "\n");
+		if (*end != '\0') {
+			*end++ = '\0';
+		}
+		log_warning("reload: %s", text);
+	}
+}
+
+static void drop_replaced(struct broker_proc *b)
+{
+	while (b->nreplaced > 0) {
+		config_free(b->replaced[--b->nreplaced]);
+	}
+}
+
+/* False: no memory. */
+static bool make_room_for_replaced(struct broker_proc *b)
+{
+	struct config **more;
+
+	if (b->io.nremoved == 0) {
+		drop_replaced(b);
+	}
+	more = realloc(b->replaced, (b->nreplaced + 1) * sizeof(struct config *));
+	if (more != NULL) {
+		b->replaced = more;
+	}
+	return more != NULL;
+}
+
+static void reload(struct broker_proc *b)
+{
+	const struct config *now = b->io.config;
+	char err[4096] = "", notes[4096] = "";
+	struct config *next;
+
+	if (!make_room_for_replaced(b)) {
+		log_error("reload: out of memory; nothing was changed");
+		return;
+	}
+	if (config_reload(now, b->start->source, &next, err, sizeof(err), notes, sizeof(notes)) < 0) {
+		tell_lines(err);
+		log_error("reload: nothing was changed");
+		board_event(b->board, BOARD_EVENT_RELOAD, "refused: %.150s", err);
+		return;
+	}
+	if (reload_apply(&b->io, next, b->max_pools, b->max_servers, err, sizeof(err)) < 0) {
+		log_error("reload: %s; nothing was changed", err);
+		board_event(b->board, BOARD_EVENT_RELOAD, "refused: %.150s", err);
+		config_free(next);
+		return;
+	}
+	tell_lines(notes);
+	board_event(b->board, BOARD_EVENT_RELOAD, "%u changes",
+		config_tell_changes(now, next, tell_change));
+	board_count(b->board, METRIC_RELOADS, 1);
+	(void)log_setup(next->broker.log_level, next->broker.log_format);
+	if (b->loaded != NULL) {
+		b->replaced[b->nreplaced++] = b->loaded;
+	}
+	b->loaded = next;
+	log_info("reload: done");
+}
+
+static void on_hup(uv_signal_t *h, int signo)
+{
+	struct broker_proc *b = h->data;
+
+	(void)signo;
+	if (b->start->source == NULL || b->phase != BROKER_SERVING) {
+		log_warning("SIGHUP: the configuration is read again only while the broker serves");
+		return;
+	}
+	reload(b);
 }
 
 /* -- main -------------------------------------------------------------------------------------- */
@@ -380,6 +471,9 @@ static void destroy(struct broker_proc *b)
 	free(b->io.servers);
 	free(b->io.conn_row_taken);
 	free(b->io.slot_taken);
+	drop_replaced(b);
+	free(b->replaced);
+	config_free(b->loaded);
 	board_destroy(&b->board);
 }
 
@@ -415,9 +509,11 @@ int broker_main(const struct config *cfg, const struct broker_start *start)
 	b->io.on_tick_arg = b;
 	uv_signal_init(&b->io.loop, &b->term);
 	uv_signal_init(&b->io.loop, &b->intr);
-	b->term.data = b->intr.data = b;
+	uv_signal_init(&b->io.loop, &b->hup);
+	b->term.data = b->intr.data = b->hup.data = b;
 	uv_signal_start(&b->term, on_signal, SIGTERM);
 	uv_signal_start(&b->intr, on_signal, SIGINT);
+	uv_signal_start(&b->hup, on_hup, SIGHUP);
 	set_phase(b, BROKER_STARTING);
 	if (make_tables(b) < 0 || make_pools(b) < 0) {
 		b->status = EXIT_FAILURE;

@@ -595,20 +595,6 @@ static unsigned find_server(const struct config_server *configs, unsigned n, con
 	return 0;
 }
 
-static bool same(const char *a, const char *b)
-{
-	return strcmp(a != NULL ? a : "", b != NULL ? b : "") == 0;
-}
-
-static bool connects_alike(const struct config_server *s, const struct config_pool *p,
-	const struct config_server *next_s, const struct config_pool *next_p)
-{
-	return same(s->url, next_s->url) && s->connect_timeout == next_s->connect_timeout &&
-	       same(p->database, next_p->database) && same(p->user, next_p->user) &&
-	       same(p->password, next_p->password) && same(p->passfile, next_p->passfile) &&
-	       p->max_prepared == next_p->max_prepared && p->busy_timeout == next_p->busy_timeout;
-}
-
 static struct member *member_that_stays(const struct pool *p, const struct config_pool *config,
 	const struct server *s, const struct config_server *server)
 {
@@ -616,7 +602,8 @@ static struct member *member_that_stays(const struct pool *p, const struct confi
 		struct member *m = p->member[i];
 
 		if (m->server == s &&
-			connects_alike(s->config, p->config, server, config)) {
+			config_server_same_connection(
+				s->config, p->config, server, config)) {
 			return m;
 		}
 	}

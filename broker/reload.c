@@ -29,6 +29,9 @@ static int plan_servers(struct plan *p)
 	for (unsigned i = 0; i < p->next->nservers; i++) {
 		const struct config_server *c = &p->next->servers[i];
 
+		if (c->removed) {
+			continue;
+		}
 		if (is_known(p->io, i) && strcmp(p->io->servers[i]->config->url, c->url) == 0) {
 			p->servers[i] = p->io->servers[i];
 		} else if (server_create(p->io, i, c, &p->servers[i]) < 0) {
