@@ -52,7 +52,7 @@ struct fake_rules {
 };
 
 struct fake_server {
-	const char *url; /* of the configuration */
+	char *url;
 	char control[256]; /* path, "" if there is none */
 	struct stat seen; /* of the control file when it was read */
 	unsigned connect_timeout; /* milliseconds */
@@ -171,7 +171,12 @@ static int fake_server_open(struct io *io, const struct config_server *server,
 		snprintf(err, errlen, "out of memory");
 		return -1;
 	}
-	s->url = server->url;
+	s->url = strdup(server->url);
+	if (s->url == NULL) {
+		snprintf(err, errlen, "out of memory");
+		free(s);
+		return -1;
+	}
 	s->connect_timeout = (unsigned)server->connect_timeout;
 	s->rules.cancel_ms = 1;
 	take_rules(&s->rules, s->url);
@@ -184,7 +189,12 @@ static int fake_server_open(struct io *io, const struct config_server *server,
 
 static void fake_server_close(void *priv)
 {
-	free(priv);
+	struct fake_server *s = priv;
+
+	if (s != NULL) {
+		free(s->url);
+		free(s);
+	}
 }
 
 static unsigned fake_size(void *priv, const struct config_pool *pool)

@@ -107,6 +107,26 @@ int64_t behave_since(int64_t start_ms)
 
 /* -- metrics ----------------------------------------------------------------------------------- */
 
+char *behave_look(const struct broker_proc *p)
+{
+	const char *argv[] = {getenv("BROKERSTAT_BIN"), "-1", "-n", broker_socket(p), NULL};
+
+	return spawn_output(argv, NULL, NULL);
+}
+
+int64_t behave_find(const char *look, const char *full)
+{
+	size_t n = strlen(full);
+
+	for (const char *p = look; p != NULL; p = strchr(p, '\n')) {
+		p += *p == '\n';
+		if (strncmp(p, full, n) == 0 && p[n] == ' ') {
+			return strtoll(p + n, NULL, 10);
+		}
+	}
+	return -1;
+}
+
 int64_t behave_metric(const struct broker_proc *p, const char *name, const char *label)
 {
 	char full[160];

@@ -51,6 +51,11 @@ struct broker_lease *behave_hold(struct broker *b, const struct broker_call *cal
 /* Milliseconds since. */
 int64_t behave_since(int64_t start_ms);
 
+/* Everything brokerstat shows, at one time; the caller frees. */
+char *behave_look(const struct broker_proc *p);
+/* A metric in what behave_look found; full: its name with all labels. */
+int64_t behave_find(const char *look, const char *full);
+
 /* A metric of pool main, by its name with labels but without that of the pool:
  * behave_metric(p, "broker_pool_connections", "state=\"idle\""); label "" for none. */
 int64_t behave_metric(const struct broker_proc *p, const char *name, const char *label);
