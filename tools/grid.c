@@ -328,7 +328,7 @@ static void sort_rows(struct grid *g, const struct grid_view *v)
 {
 	struct order o = {g, (unsigned)v->sort, v->descending};
 
-	if (v->sort >= 0 && v->sort < (int)g->ncolumns) {
+	if (g->nshown > 0 && v->sort >= 0 && v->sort < (int)g->ncolumns) {
 		qsort_r(g->shown, g->nshown, sizeof(*g->shown), compare_rows, &o);
 	}
 }

@@ -135,10 +135,11 @@ static bool take_value(struct parser *ps, char out[VALUE_MAX])
 		out[n++] = *ps->p++;
 	}
 	out[n] = '\0';
-	if (quote != '\0' && *ps->p++ != quote) {
+	if (quote != '\0' && *ps->p != quote) {
 		fail(ps, begin, "this quote does not end");
 		return false;
 	}
+	ps->p += quote != '\0';
 	if (quote == '\0' && n == 0) {
 		fail(ps, begin, "a value is missing here");
 		return false;
