@@ -479,6 +479,14 @@ static void bury_drained(struct pool *p)
 	}
 }
 
+/* Nobody takes writes: whoever is promoted is to be found soon. */
+static void look_for_writer(struct pool *p)
+{
+	for (unsigned i = 0; i < p->nmembers && p->writer == NULL && !p->closing; i++) {
+		health_hurry(p->member[i]->server);
+	}
+}
+
 void pool_tick(struct pool *p)
 {
 	struct member *m;
@@ -487,6 +495,7 @@ void pool_tick(struct pool *p)
 	{
 		member_tick(m);
 	}
+	look_for_writer(p);
 	bury_drained(p);
 	tell_waiting(p);
 	p->ever_ready = p->ever_ready || pool_is_ready(p);
