@@ -3,7 +3,8 @@
  * manfill.c - build-time program: prints a manual page with the tables of options filled in.
  *
  * A line of the template that is `.\" OPTIONS broker` (or server, or pool) becomes the table of
- * that section of config.def, so that the manual cannot differ from what the broker accepts.
+ * that section of config.def, so that the manual cannot differ from what the broker accepts; one that
+ * is `.\" ERRORS` becomes the table of errors.def.
  * @VERSION@ in a line becomes the version.
  */
 #include "option.h"
@@ -71,6 +72,21 @@ static int print_options(const char *section)
 	return n > 0 ? 0 : -1;
 }
 
+static void print_error(const char *name, int number, const char *text, const char *advice)
+{
+	printf(".TP\n.BR BROKER_E_%s \" (\\-%d): \"\n", name, number);
+	print_text(text);
+	puts(".br");
+	print_text(advice);
+}
+
+static void print_errors(void)
+{
+#define BROKER_ERROR(name, number, text, advice) print_error(#name, number, text, advice);
+#include "errors.def"
+#undef BROKER_ERROR
+}
+
 static int fill(FILE *template)
 {
 	static const char directive[] = ".\\\" OPTIONS ", version[] = "@VERSION@";
@@ -85,6 +101,8 @@ static int fill(FILE *template)
 				fprintf(stderr, "manfill: no such section: %s\n", line);
 				return -1;
 			}
+		} else if (strcmp(line, ".\\\" ERRORS") == 0) {
+			print_errors();
 		} else if (at != NULL) {
 			printf("%.*s%s%s\n", (int)(at - line), line, SHMBROKER_VERSION,
 				at + strlen(version));
