@@ -76,7 +76,8 @@ int main(void)
 	t = case_start((const char *const[]){"deadlock_timeout=100ms", NULL},
 		(const char *const[]){
 			"pool main.max_size=8", "pool main.acquire_timeout=20s", NULL});
-	bank = bank_open(t.pg, broker_socket(t.proc), WORKERS);
+	bank_found(t.pg);
+	bank = bank_open(broker_socket(t.proc), WORKERS);
 	test_events(&t, bank, getenv("TEST_QUICK") != NULL ? 6 : 30);
 	bank_close(&bank, t.pg);
 	case_end(&t);

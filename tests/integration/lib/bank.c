@@ -90,12 +90,15 @@ static void audit(struct crew_worker *w)
 		.timeout_ms = CALL_MS, .flags = BROKER_READONLY, .tag = "/audit"};
 	struct broker_result *r;
 	int64_t sum = -1;
+	int rc;
 
 	if (crew_exec(w, "SELECT sum(balance)::bigint FROM account", 0, NULL, &call, &r) < 0) {
 		return;
 	}
-	if (broker_next(r) != 1 || broker_get_int64(r, 0, &sum) < 0 || sum != SUM) {
-		crew_surprise(w, "the sum is %lld", (long long)sum);
+	rc = broker_next(r);
+	rc = rc == 1 ? broker_get_int64(r, 0, &sum) : rc;
+	if (rc != 0 || sum != SUM) {
+		crew_surprise(w, "the sum is %lld (%d)", (long long)sum, rc);
 	}
 	broker_result_free(&r);
 }
@@ -112,18 +115,22 @@ static void job(struct crew_worker *w)
 
 /* -- the test's side --------------------------------------------------------------------------- */
 
-struct bank *bank_open(struct pg_cluster *primary, const char *socket, unsigned workers)
+void bank_found(struct pg_cluster *primary)
+{
+	pg_do(primary, "CREATE TABLE account(id bigint PRIMARY KEY, balance bigint NOT NULL)");
+	pg_do(primary,
+		"CREATE TABLE history(n bigint, source bigint, target bigint, amount bigint)");
+	pg_do(primary, "INSERT INTO account SELECT g, %d FROM generate_series(0, %d) g",
+		SUM / ACCOUNTS, ACCOUNTS - 1);
+}
+
+struct bank *bank_open(const char *socket, unsigned workers)
 {
 	struct bank *b = calloc(1, sizeof(*b));
 
 	if (b == NULL) {
 		bail_out("out of memory");
 	}
-	pg_do(primary, "CREATE TABLE account(id bigint PRIMARY KEY, balance bigint NOT NULL)");
-	pg_do(primary,
-		"CREATE TABLE history(n bigint, source bigint, target bigint, amount bigint)");
-	pg_do(primary, "INSERT INTO account SELECT g, %d FROM generate_series(0, %d) g",
-		SUM / ACCOUNTS, ACCOUNTS - 1);
 	b->ledger = ledger_create(2000000);
 	b->crew = crew_start(socket, workers, job, b->ledger, NULL);
 	return b;

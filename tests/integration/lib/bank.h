@@ -18,8 +18,10 @@
 
 struct bank;
 
-/* Make the tables and start the workers. */
-struct bank *bank_open(struct pg_cluster *primary, const char *socket, unsigned workers);
+/* Make the tables and fill the accounts. */
+void bank_found(struct pg_cluster *primary);
+/* Start the workers; every server has the tables by now. */
+struct bank *bank_open(const char *socket, unsigned workers);
 /* True when that many transfers have been acknowledged from now on; false after timeout_ms. */
 bool bank_moves(struct bank *b, unsigned transfers, int64_t timeout_ms);
 /* Stop the workers, check the books against this server, free *b. */
