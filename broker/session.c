@@ -411,10 +411,17 @@ static void push_completion(struct session *s, const struct shm_completion *c)
 	set_dirty(s);
 }
 
+/* Row on the board. */
+static uint16_t answering_server(const struct request *r)
+{
+	return r->state == REQUEST_RUNNING ? (uint16_t)r->conn->member->server->index : UINT16_MAX;
+}
+
 bool session_next_chunk(struct session *s, struct request *r)
 {
 	if (r->out.at != NULL) {
-		struct shm_completion c = {.id = r->id, .kind = COMP_DATA, .server = UINT16_MAX};
+		struct shm_completion c = {
+			.id = r->id, .kind = COMP_DATA, .server = answering_server(r)};
 
 		close_chunk(s, r, &c);
 		push_completion(s, &c);
@@ -433,8 +440,7 @@ bool session_next_chunk(struct session *s, struct request *r)
 void session_complete(struct session *s, struct request *r, struct shm_completion *c)
 {
 	c->id = r->id;
-	c->server = r->state == REQUEST_RUNNING ? (uint16_t)r->conn->member->server->index
-						: UINT16_MAX;
+	c->server = answering_server(r);
 	if (c->chunk == CHAN_NO_CHUNK && r->out.at != NULL) {
 		close_chunk(s, r, c);
 	}

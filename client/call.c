@@ -6,7 +6,9 @@
 
 #include <string.h>
 
-#define ALL_FLAGS (BROKER_READONLY | BROKER_STREAM | BROKER_SERIALIZABLE | BROKER_REPEATABLE_READ)
+#define ALL_FLAGS                                                                                  \
+	(BROKER_READONLY | BROKER_STREAM | BROKER_SERIALIZABLE | BROKER_REPEATABLE_READ |          \
+		BROKER_FRESH | BROKER_BATCH)
 
 int call_check_lease(struct broker *b, const struct broker_lease *l)
 {
@@ -33,7 +35,9 @@ static uint8_t wire_flags(unsigned flags)
 	return (uint8_t)(((flags & BROKER_READONLY) ? REQ_F_READONLY : 0) |
 			 ((flags & BROKER_STREAM) ? REQ_F_STREAM : 0) |
 			 ((flags & BROKER_SERIALIZABLE) ? REQ_F_SERIALIZABLE : 0) |
-			 ((flags & BROKER_REPEATABLE_READ) ? REQ_F_REPEATABLE : 0));
+			 ((flags & BROKER_REPEATABLE_READ) ? REQ_F_REPEATABLE : 0) |
+			 ((flags & BROKER_FRESH) ? REQ_F_FRESH : 0) |
+			 ((flags & BROKER_BATCH) ? REQ_F_BATCH : 0));
 }
 
 static int check_call(struct broker *b, const struct broker_call *call)

@@ -132,6 +132,7 @@ void chan_unref(struct chan *c)
 		return;
 	}
 	stmtcache_destroy(c->stmts);
+	free(c->servers);
 	outbox_finish(&c->out);
 	inbox_finish(&c->in);
 	if (c->gone != BROKER_E_FORKED) { /* not in a child: something else may live there now */

@@ -36,6 +36,10 @@ struct broker;
 struct broker_result;
 TAILQ_HEAD(chan_results, broker_result);
 
+struct chan_name {
+	char text[64];
+};
+
 struct chan {
 	struct broker *broker; /* NULL once detached */
 	unsigned refs;
@@ -53,6 +57,8 @@ struct chan {
 	struct stmtcache *stmts;
 	uint64_t max_request;
 	uint16_t pool; /* index of the handle's pool */
+	struct chan_name *servers; /* by row of the board, those asked for; NULL: none was */
+	unsigned nservers;
 
 	struct broker_result *slot[CHAN_REQUESTS];
 	unsigned last_slot;
@@ -128,6 +134,9 @@ int chan_copy(
 void chan_publish(struct chan *c);
 /* Index of a pool by name, from the board; BROKER_E_ARGUMENT if there is none. */
 int chan_pool(const struct chan *c, const char *name) must_use;
+/* Name of the server in a row of the board, kept as long as the channel; "" if it is not known.  Not
+ * in a child that has not entered the handle: it lacks the board. */
+const char *chan_server(struct chan *c, uint16_t row);
 
 /* -- waiting (wait.c) ------------------------------------------------------------------------ */
 

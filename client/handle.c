@@ -55,6 +55,7 @@ static bool forked(const struct broker *b)
 
 static void forget_past(struct broker *b, void (*end)(struct chan *))
 {
+	b->last_server = "";
 	while (b->chan != NULL) {
 		struct chan *c = b->chan;
 
@@ -163,6 +164,7 @@ static void leave_chan(struct broker *b)
 {
 	struct chan **p = &b->chan;
 
+	b->last_server = "";
 	while (*p != NULL) {
 		struct chan *c = *p;
 
@@ -256,6 +258,7 @@ static struct broker *handle_create(const struct broker_options *o)
 		return NULL;
 	}
 	b->magic = HANDLE_MAGIC;
+	b->last_server = "";
 	TAILQ_INIT(&b->spare);
 	errstate_init(&b->err);
 	b->owner = pthread_self();
@@ -347,4 +350,9 @@ int broker_fd(struct broker *b)
 	}
 	b->wants_fd = true;
 	return b->chan->poll_fd;
+}
+
+const char *broker_last_server(const struct broker *b)
+{
+	return b != NULL && b->magic == HANDLE_MAGIC ? b->last_server : "";
 }

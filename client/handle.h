@@ -30,6 +30,7 @@ struct broker {
 	uint32_t result_kib;
 	int64_t default_timeout_ms; /* of the broker, for calls that name none */
 	bool wants_fd; /* broker_fd was called */
+	const char *last_server; /* never NULL; in memory of `chan`, or "" */
 
 	struct chan_results spare; /* by `link` */
 	unsigned nspare;

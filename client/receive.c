@@ -115,6 +115,9 @@ static bool dispatch(struct chan *c, const struct shm_completion *d)
 		}
 		return true;
 	}
+	if (d->server != UINT16_MAX) {
+		r->server = d->server;
+	}
 	switch ((enum comp_kind)d->kind) {
 	case COMP_DATA:
 		if (k != NULL) {

@@ -43,6 +43,7 @@ struct broker_result *result_create(struct chan *c)
 	r->chan = c;
 	r->user = true;
 	r->rows = -1;
+	r->server = UINT16_MAX;
 	TAILQ_INSERT_TAIL(&c->all, r, link);
 	return r;
 }
@@ -270,7 +271,7 @@ static int drain(struct broker_result *r)
 	return r->code < 0 ? result_fail(r) : 0;
 }
 
-int result_deliver(struct broker_result *r, bool keep)
+static int deliver(struct broker_result *r, bool keep)
 {
 	if (!keep) {
 		return drain(r);
@@ -286,6 +287,14 @@ int result_deliver(struct broker_result *r, bool keep)
 		return result_fail(r);
 	}
 	return read_columns(r);
+}
+
+int result_deliver(struct broker_result *r, bool keep)
+{
+	int rc = deliver(r, keep);
+
+	r->chan->broker->last_server = chan_server(r->chan, r->server);
+	return rc;
 }
 
 /* -- public: rows ---------------------------------------------------------------------------- */
@@ -390,4 +399,9 @@ uint64_t broker_wait_ns(const struct broker_result *r)
 uint64_t broker_run_ns(const struct broker_result *r)
 {
 	return r != NULL ? r->run_ns : 0;
+}
+
+const char *broker_server(const struct broker_result *r)
+{
+	return r != NULL && result_enter(r) == 0 ? chan_server(r->chan, r->server) : "";
 }

@@ -33,6 +33,7 @@ struct broker_result {
 	uint64_t deadline_ns;
 	uint64_t sub_pos; /* position after its descriptor; UINT64_MAX: not pushed */
 	uint8_t op;
+	uint16_t server; /* row of the board, UINT16_MAX: not known */
 	bool readonly;
 	bool in_tx; /* in a lease with a transaction: undone with it */
 

@@ -9,6 +9,7 @@
 #include "segment.h"
 #include "seqlock.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define END_WAIT_NS UINT64_C(1000000000) /* for room, before the end of a lease is owed */
@@ -404,7 +405,7 @@ void chan_flush(struct chan *c, bool all)
 	chan_publish(c);
 }
 
-/* -- pools ----------------------------------------------------------------------------------- */
+/* -- the board ------------------------------------------------------------------------------- */
 
 int chan_pool(const struct chan *c, const char *name)
 {
@@ -424,4 +425,59 @@ int chan_pool(const struct chan *c, const char *name)
 		}
 	}
 	return BROKER_E_ARGUMENT;
+}
+
+/* Copy the name out of a row that the broker may be writing; it stays empty if there is none. */
+static void read_server(struct chan *c, const struct shm_section *s, uint16_t row)
+{
+	const unsigned char *at =
+		(const unsigned char *)segment_at(c->sm.at, s) + (size_t)row * s->stride;
+	struct {
+		uint64_t used;
+		char name[sizeof(c->servers->text)];
+	} body;
+	uint64_t version;
+
+	_Static_assert(offsetof(struct board_server, info) == 16 &&
+			       offsetof(struct board_server_info, name) == 0 &&
+			       sizeof(((struct board_server_info *)0)->name) == sizeof(body.name),
+		"the name follows the head of the row");
+	if (seqlock_read((const _Atomic uint64_t *)(const void *)at, at + sizeof(uint64_t), &body,
+		    sizeof(body), &version) &&
+		body.used == 1) {
+		memcpy(c->servers[row].text, body.name, sizeof(body.name) - 1);
+	}
+}
+
+/* The table of names, as large as the board's; NULL: there is none. */
+static const struct shm_section *make_servers(struct chan *c)
+{
+	const struct shm_section *s = segment_section(c->sm.at, SHM_SEC_SERVERS);
+
+	if (s == NULL || s->stride < sizeof(struct board_server)) {
+		return NULL;
+	}
+	if (c->servers == NULL) {
+		c->servers = calloc(s->count, sizeof(*c->servers));
+		c->nservers = c->servers != NULL ? s->count : 0;
+	}
+	return c->servers != NULL ? s : NULL;
+}
+
+const char *chan_server(struct chan *c, uint16_t row)
+{
+	const struct shm_section *s;
+
+	if (row < c->nservers && c->servers[row].text[0] != '\0') {
+		return c->servers[row].text; /* rows keep their names */
+	}
+	if (row == UINT16_MAX || c->gone == BROKER_E_FORKED) {
+		return "";
+	}
+	s = make_servers(c);
+	if (s == NULL || row >= c->nservers) {
+		return "";
+	}
+	read_server(c, s, row);
+	return c->servers[row].text;
 }

@@ -233,6 +233,15 @@ enum broker_call_flag {
 	BROKER_STREAM = 2,
 	BROKER_SERIALIZABLE = 4, /* broker_begin: isolation level */
 	BROKER_REPEATABLE_READ = 8, /* broker_begin: isolation level */
+	/* with BROKER_READONLY: see what this worker wrote before, on this handle, by calls that have
+	   returned.  A standby answers only once it has that, else the primary, so it may wait longer.
+	   Without BROKER_READONLY, and inside a lease, it changes nothing: give it to broker_lease or
+	   broker_begin instead.  What was written before the broker was restarted, or by another
+	   worker, may be missing */
+	BROKER_FRESH = 16,
+	/* nobody waits for it: while all connections are busy, interactive requests that came up to
+	   batch_patience (broker.conf(5)) later go first.  Inside a lease it changes nothing */
+	BROKER_BATCH = 32,
 };
 
 /* How to run a statement; all members may be 0. */
@@ -367,6 +376,21 @@ BROKER_API int broker_get_blob(struct broker_result *r, int col, const void **ou
 	size_t *len) BROKER_MUST_USE;
 BROKER_API int broker_get_timestamp(struct broker_result *r, int col,
 	int64_t *microseconds) BROKER_MUST_USE;
+
+/*
+ * Name of the server that answered, as the broker's configuration has it: tells a standby or a fallback
+ * from the primary.  "" if it is not known: nothing was answered yet, the statement failed before a
+ * server had it, the server has been removed since, or r is not of this process, thread or attachment.
+ * Never NULL.  Valid until the result is freed.
+ */
+BROKER_API const char *broker_server(const struct broker_result *r);
+
+/*
+ * The same for the last call on this handle that returned the outcome of a statement, COPY or COMMIT:
+ * broker_exec, broker_collect, broker_copy_end, broker_commit and savepoints; for those that leave no
+ * result.  "" if no server was involved.  Never NULL.  Valid until the next call on this handle.
+ */
+BROKER_API const char *broker_last_server(const struct broker *b);
 
 /* Nanoseconds the statement waited in the broker and ran on the server; 0 until it has ended. */
 BROKER_API uint64_t broker_wait_ns(const struct broker_result *r);

@@ -8,6 +8,7 @@
  *   rows N            N rows of two columns: number, text
  *   big N             one row with a text of N bytes
  *   broken N          as rows N, then an error instead of the end
+ *   flags             done, as many rows affected as the number of the flags says
  *   length            one row: bytes of the first parameter, and their sum
  *   error             an error record with SQLSTATE 23505
  *   silent            no answer until it is cancelled, then one with a chunk
@@ -15,11 +16,14 @@
  *   shutdown          done; the channel is marked closed
  *   nonsense          a completion whose chunk lies outside the arena
  *
+ * The board has servers "first" and "second"; `server` is the row that is said to have answered.
+ *
  * Every block given out must come back exactly once; `faults` counts what breaks the protocol.
  */
 #ifndef CLIENT_FAKE_H
 #define CLIENT_FAKE_H
 
+#include "board.h"
 #include "doorbell.h"
 #include "ring.h"
 #include "segment.h"
@@ -40,6 +44,7 @@
 #define FAKE_ARENA 65536u
 #define FAKE_STREAMS 160u
 #define FAKE_CHANNELS 64u
+#define FAKE_SERVERS 3u /* rows; the last is free */
 
 /* An answer on its way. */
 struct fake_stream {
@@ -82,6 +87,7 @@ struct fake {
 	_Atomic uint32_t pause; /* take nothing */
 	_Atomic uint32_t refuse; /* code of the next attach reply */
 	_Atomic uint32_t reply_mode; /* enum fake_reply */
+	_Atomic uint32_t server; /* in completions */
 	_Atomic uint32_t stop;
 };
 
@@ -125,6 +131,7 @@ static void fake_final(struct fake_channel *c, uint64_t id, uint64_t rows, uint3
 {
 	struct shm_completion d = {.id = id,
 		.kind = code == 0 ? COMP_DONE : COMP_ERROR,
+		.server = (uint16_t)get(&c->fake->server),
 		.rows = rows,
 		.code = code,
 		.chunk = CHAN_NO_CHUNK,
@@ -162,7 +169,9 @@ static void fake_pump(struct fake_channel *c)
 		moved = false;
 		for (unsigned i = 0; i < FAKE_STREAMS; i++) {
 			struct fake_stream *s = &c->stream[i];
-			struct shm_completion d = {.id = s->id, .kind = COMP_DATA};
+			struct shm_completion d = {.id = s->id,
+				.kind = COMP_DATA,
+				.server = (uint16_t)get(&c->fake->server)};
 			size_t n = s->len - s->at < CHAN_BLOCK ? s->len - s->at : CHAN_BLOCK;
 
 			if (s->id == 0) {
@@ -280,7 +289,9 @@ static void fake_obey(struct fake_channel *c, const struct shm_request *d, const
 	struct shm_completion bad = {
 		.id = d->id, .kind = COMP_DATA, .chunk = FAKE_BLOCKS, .len = 8};
 
-	if (strncmp(sql, "rows", 4) == 0) {
+	if (strcmp(sql, "flags") == 0) {
+		fake_final(c, d->id, d->flags & (uint8_t)~REQ_F_DEFINE, 0, NULL, 0);
+	} else if (strncmp(sql, "rows", 4) == 0) {
 		fake_rows(c, d->id, (unsigned)n, 0);
 	} else if (strncmp(sql, "broken", 6) == 0) {
 		fake_rows(c, d->id, (unsigned)n, 2013);
@@ -542,6 +553,15 @@ static void fake_send_reply(struct fake_channel *c, const int *fds, unsigned nfd
 	(void)sendmsg(c->sock, &m, MSG_NOSIGNAL);
 }
 
+static void fake_servers(void *board)
+{
+	struct board_server *row = segment_at(board, segment_section(board, SHM_SEC_SERVERS));
+
+	strcpy(row[0].info.name, "first");
+	strcpy(row[1].info.name, "second");
+	row[0].used = row[1].used = 1;
+}
+
 /* Handshake; true if the worker is ready. */
 static bool fake_attach(struct fake_channel *c)
 {
@@ -551,7 +571,8 @@ static bool fake_attach(struct fake_channel *c)
 	const struct segment_plan b[] = {{SHM_SEC_CONTROL, 1, sizeof(struct chan_broker), 1, 0},
 		{SHM_SEC_RING, 1, RING_SLOT, CHAN_COMP_SLOTS, 0},
 		{SHM_SEC_ARENA, 1, 0, 0, (uint64_t)FAKE_BLOCKS * CHAN_BLOCK}};
-	const struct segment_plan s[] = {{SHM_SEC_METRIC_VALUE, 1, 8, 1, 0}};
+	const struct segment_plan s[] = {
+		{SHM_SEC_SERVERS, 1, sizeof(struct board_server), FAKE_SERVERS, 0}};
 	uint32_t mode = get(&c->fake->reply_mode);
 	struct segment_identity id;
 	struct attach_hello hello;
@@ -567,6 +588,7 @@ static bool fake_attach(struct fake_channel *c)
 	}
 	segment_identity_self(&id);
 	fds[0] = segment_create("s", SHM_ROLE_BOARD, 0, &id, s, 1, &board, &board_len);
+	fake_servers(board);
 	fds[1] = segment_create("w", SHM_ROLE_WORKER, 1, &id, w, 3, &c->w, &c->w_len);
 	fds[2] = segment_create("b", SHM_ROLE_BROKER, 1, &id, b, 3, &c->b, &c->b_len);
 	fds[3] = c->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -90,6 +90,76 @@ static void test_results(void)
 	ok(r == NULL, "there is no result then");
 }
 
+/* Which server answered, of results and of calls that leave none. */
+static void test_servers(void)
+{
+	struct broker_lease *l;
+	struct broker_result *one, *two, *many;
+	uint64_t ticket, other;
+
+	is_str(broker_server(NULL), "", "no result, no server");
+	is_str(broker_last_server(NULL), "", "no handle, no server");
+	put(&fake.server, 0);
+	is_int(run("rows 1", &one), 0, "from the first");
+	is_str(broker_last_server(b), "first", "it was the last");
+	put(&fake.server, 1);
+	is_int(run("rows 1", &two), 0, "from the second");
+	is_str(broker_last_server(b), "second", "that was the last");
+	is_str(broker_server(one), "first", "each result knows its own");
+	is_str(broker_server(two), "second", "for as long as it lives");
+	put(&fake.server, 0);
+	is_int(run("rows 5000", &many), 0, "a large one");
+	is_str(broker_server(many), "first", "knows it before its end");
+	broker_result_free(&many);
+	is_int(run("error", NULL), BROKER_E_DATABASE, "an error");
+	is_str(broker_last_server(b), "first", "came from a server as well");
+	put(&fake.server, UINT16_MAX);
+	is_int(run("error", NULL), BROKER_E_DATABASE, "or it did not");
+	is_str(broker_last_server(b), "", "and is told so");
+	put(&fake.server, 1);
+	ok(broker_begin(b, NULL, &l) == 0 && broker_commit(&l, 0) == 0, "a commit");
+	is_str(broker_last_server(b), "second", "leaves no result, but has a server");
+	ok(broker_submit(b, "ok", 0, NULL, NULL, &ticket) == 0 &&
+			broker_submit(b, "rows 1", 0, NULL, NULL, &other) == 0 &&
+			broker_collect(b, other, -1, NULL, &many) == 0,
+		"two tickets");
+	put(&fake.server, FAKE_SERVERS - 1);
+	is_int(run("ok", NULL), 0, "a server whose row is free");
+	is_str(broker_last_server(b), "", "has no name");
+	put(&fake.server, 60000);
+	is_int(run("ok", NULL), 0, "one that cannot be");
+	is_str(broker_last_server(b), "", "has none either");
+	put(&fake.server, 0);
+	is_int(broker_collect(b, ticket, -1, NULL, NULL), 0, "a statement that ended long ago");
+	is_str(broker_last_server(b), "second", "is the last whose outcome was told");
+	broker_result_free(&one);
+	broker_result_free(&two);
+	broker_result_free(&many);
+}
+
+static void test_flags(void)
+{
+	static const struct {
+		unsigned flags, sent;
+	} cases[] = {
+		{0, 0},
+		{BROKER_READONLY, REQ_F_READONLY},
+		{BROKER_READONLY | BROKER_FRESH, REQ_F_READONLY | REQ_F_FRESH},
+		{BROKER_BATCH | BROKER_STREAM, REQ_F_BATCH | REQ_F_STREAM},
+	};
+
+	for (unsigned i = 0; i < array_size(cases); i++) {
+		struct broker_result *r = NULL;
+
+		ok(broker_exec(b, "flags", 0, NULL,
+			   &(struct broker_call){.flags = cases[i].flags}, &r) == 0 &&
+				broker_rows(r) == cases[i].sent,
+			"flags %u", cases[i].flags);
+		broker_result_free(&r);
+	}
+	is_int(run_for("ok", 0, 64), BROKER_E_ARGUMENT, "a flag that there is not");
+}
+
 static void test_big_row(void)
 {
 	const size_t n = 3000000;
@@ -368,6 +438,7 @@ static void test_fork(void)
 		struct broker_result *own = NULL;
 		int bad = 0;
 
+		bad |= strcmp(broker_server(r), "") != 0 ? 16 : 0;
 		bad |= broker_next(r) != BROKER_E_FORKED ? 1 : 0;
 		bad |= broker_exec(b, "ok", 0, NULL, &(struct broker_call){.lease = l}, NULL) !=
 				       BROKER_E_FORKED
@@ -503,6 +574,8 @@ int main(void)
 		bail_out("no attach: %s", broker_error(NULL)->message);
 	}
 	test_results();
+	test_servers();
+	test_flags();
 	test_no_leak("results");
 	test_big_row();
 	test_unread();
