@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -22,6 +23,18 @@
 static char dir[] = "/tmp/brokerstat-XXXXXX";
 static char mem[sizeof(dir) + 8], socket_path[sizeof(dir) + 16];
 static char board_path[sizeof(dir) + 24], slow_path[sizeof(dir) + 24];
+
+static void fill_shapes(struct board *b)
+{
+	struct shape_call call = {.now_ns = 1, .run_ns = 30000000, .ran = true};
+	bool evicted;
+	uint32_t row = shape_add(board_shapes(b), 1, 7, "select ? from t", 15, false, 1, &evicted);
+
+	shape_count(board_shapes(b), row, &call);
+	call.run_ns = 10000000;
+	row = shape_add(board_shapes(b), 1, 8, "commit", 6, false, 1, &evicted);
+	shape_count(board_shapes(b), row, &call);
+}
 
 static void fill_board(struct board *b)
 {
@@ -71,12 +84,22 @@ static void fill_board(struct board *b)
 			      .sql_len = 22,
 			      .run_ns = 1500000000,
 			      .rows = 6});
+	board_sample(b,
+		&(struct slow_record){
+			.pool = 1, .sql = "SELECT 2", .sql_len = 8, .run_ns = 5, .sampled = true});
+	fill_shapes(b);
 }
 
 /* The broker: a child with a board in the scratch directory, until it is killed. */
 static pid_t start_broker(void)
 {
-	struct board_geometry g = {2, 2, 4, 4, 8};
+	struct board_geometry g = {.npools = 2,
+		.nservers = 2,
+		.nconns = 4,
+		.nworkers = 4,
+		.nslow = 8,
+		.nsamples = 8,
+		.nshapes = 4};
 	struct board_place s = {board_path, mem, 0644, (gid_t)-1};
 	struct board_place q = {slow_path, mem, 0640, (gid_t)-1};
 	struct segment_identity id;
@@ -270,10 +293,103 @@ static void check_json(void)
 	json_decref(doc);
 }
 
+static unsigned lines(void)
+{
+	unsigned n = 0;
+
+	for (const char *p = out; *p != '\0'; p++) {
+		n += *p == '\n';
+	}
+	return n;
+}
+
+static void check_following(void)
+{
+	is_int(run("-s -1 -q 'ms>1000 && pool==main'"), 0, "-q");
+	is_int(lines(), 1, "shows what matches");
+	is_int(run("-s -1 -q 'ms>1000 && pool!=main'"), 0, "-q");
+	is_int(lines(), 0, "and nothing else");
+	is_int(run("-s -1 -q 'ms>1000 && (pool'"), 1, "a condition that is none");
+	ok(strstr(err, "  ms>1000 && (pool\n                  ^") != NULL,
+		"is shown with the place");
+	is_int(run("-s -c 2 -w 0.02"), 0, "-s follows");
+	is_int(lines(), 0, "what was there before is not shown");
+	is_int(run("-s -d -k 1"), 0, "-d -k");
+	is_int(lines(), 1, "old ones first, and no more than asked for");
+	is_int(run("-s -1 --samples"), 0, "--samples");
+	ok(lines() == 2 && has("sample  SELECT 2"), "shows those drawn by lot, too");
+	is_int(run("-T"), 0, "-T");
+	ok(has("select ? from t") && has("75.0%"), "shows what shapes cost");
+	is_int(run("-T -j"), 0, "-T -j");
+	ok(lines() == 2 && has("\"statement\":\"select ? from t\""), "as JSON, one a line");
+	is_int(run("-e -j"), 0, "-e -j");
+	ok(lines() == 1 && has("\"kind\":\"server_up\""), "events, too");
+}
+
+static void check_filter(void)
+{
+	is_int(run("-1 -f 'broker_*_total*' -f 'broker_up' -f '^*statements*'"), 0, "several -f");
+	is_str(value_of("broker_up"), "1", "any of them matches");
+	is_str(value_of("broker_attaches_total"), "12", "or another");
+	is_str(value_of("broker_workers"), "", "but no others");
+	ok(strstr(out, "broker_slow_statements") == NULL, "and ^ leaves out");
+	is_int(run("-l -f '^*'"), 0, "nothing is left");
+	is_int(lines(), 1, "but the titles");
+}
+
+static void check_recording(void)
+{
+	char args[256];
+
+	snprintf(args, sizeof(args), "-W %s/rec -w 0.02 -c 5", dir);
+	is_int(run(args), 0, "-W");
+	is_int(run(args), 5, "overwrites nothing");
+	snprintf(args, sizeof(args), "-r %s/rec -1", dir);
+	is_int(run(args), 0, "-r");
+	is_str(value_of("broker_attaches_total"), "12", "shows what was recorded");
+	snprintf(args, sizeof(args), "-r %s/rec -s -d -q 'pool==main'", dir);
+	ok(run(args) == 0 && lines() == 1 && has("SELECT '?[31m"), "statements, too");
+	snprintf(args, sizeof(args), "-r %s/rec -p -w 0.01", dir);
+	ok(run(args) == 0 && lines() == 2 * 5 + 4, "all frames, if asked for");
+	snprintf(args, sizeof(args), "-r %s/rec -j --at +0.03", dir);
+	ok(run(args) == 0 && has("\"state\": \"running\""), "from a time on");
+	snprintf(args, sizeof(args), "-r %s/rec -j --at yesterday", dir);
+	is_int(run(args), 1, "a time that is none");
+	snprintf(args, sizeof(args), "-r %s/none -1", dir);
+	is_int(run(args), 5, "a recording that is not there");
+	snprintf(args, sizeof(args), "-W %s/no/such/place -c 1", dir);
+	is_int(run(args), 5, "a place that is not there");
+	snprintf(args, sizeof(args), "-W %s/bare --no-texts -c 1", dir);
+	is_int(run(args), 0, "-W --no-texts");
+	snprintf(args, sizeof(args), "-r %s/bare -s -1", dir);
+	is_int(run(args), 2, "records no statements");
+	is_int(run("-W - -c 1 >/dev/null"), 0, "-W - writes to standard output");
+	snprintf(args, sizeof(args), "%s/bare", dir);
+	unlink(args);
+}
+
+/* After its broker died, and was forgotten. */
+static void check_old_recording(void)
+{
+	char args[256];
+
+	snprintf(args, sizeof(args), "-r %s/rec -1", dir);
+	is_int(run(args), 0, "in a recording the broker still runs");
+	is_str(value_of("broker_up"), "1", "as it did then");
+	snprintf(args, sizeof(args), "%s/rec", dir);
+	unlink(args);
+}
+
 static void check_usage(void)
 {
 	is_int(run("-x"), 1, "an unknown option");
 	is_int(run("-j -p"), 1, "two views");
+	is_int(run("-S -p"), 1, "two others");
+	is_int(run("-1 -e"), 1, "-1 with what is printed once anyway");
+	is_int(run("-p -q ms"), 1, "a condition without -s");
+	is_int(run("--at +1"), 1, "a time without a recording");
+	is_int(run("-s --no-texts"), 1, "statements without texts");
+	is_int(run("-k 0 -s"), 1, "no statements at all");
 	is_int(run("-w 0"), 1, "an interval of 0");
 	is_int(run("-c none"), 1, "a count that is no number");
 	is_int(run("surplus"), 1, "a surplus argument");
@@ -328,6 +444,69 @@ static void check_other_versions(void)
 	ok(strstr(err, "version") != NULL, "and says why");
 }
 
+/* The board as a broker of a later minor version would have it: more at the end of each record, a
+ * section of a kind nobody knows. */
+static void grow_board(const char *path)
+{
+	int from = segfile_open(board_path), to = open(path, O_RDWR | O_CREAT | O_EXCL, 0644);
+	uint64_t len, size = 16u << 20, at = SHM_PAGE;
+	struct shm_header *h;
+	unsigned char *map;
+	void *old;
+
+	if (segment_attach(from, SHM_ROLE_BOARD, false, &old, &len) < 0 ||
+		ftruncate(to, (off_t)size) < 0) {
+		bail_out("cannot copy the board");
+	}
+	map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, to, 0);
+	if (map == MAP_FAILED) {
+		bail_out("mmap");
+	}
+	memcpy(map, old, SHM_PAGE);
+	h = (struct shm_header *)(void *)map;
+	for (unsigned i = 0; i < h->nsections; i++) {
+		struct shm_section *sec = &h->section[i];
+		uint32_t stride = sec->stride > 8 ? sec->stride + 128 : sec->stride;
+
+		memset(map + at, 0xee, (size_t)stride * sec->count);
+		for (unsigned r = 0; r < sec->count; r++) {
+			memcpy(map + at + (size_t)r * stride,
+				(char *)old + sec->off + (size_t)r * sec->stride, sec->stride);
+		}
+		sec->off = at;
+		sec->stride = stride;
+		sec->len = (uint64_t)stride * sec->count;
+		at = (at + sec->len + 127) / 128 * 128;
+	}
+	h->section[h->nsections++] = (struct shm_section){99, 1, at, 64, 8, 8};
+	h->minor++;
+	h->total_len = size;
+	munmap(map, size);
+	segment_unmap(old, len);
+	close(from);
+	close(to);
+}
+
+static void check_later_minor(void)
+{
+	char path[128], args[192];
+
+	snprintf(path, sizeof(path), "%s/later.board", dir);
+	grow_board(path);
+	snprintf(args, sizeof(args), "-n %s -1", path);
+	is_int(run(args), 0, "a board with longer records and new sections is shown");
+	is_str(value_of("broker_attaches_total"), "12", "its metrics");
+	is_str(value_of("broker_statements_started_total{pool=\"main\"}"), "1000", "its pools'");
+	is_str(value_of("broker_query_seconds_count{pool=\"main\"}"), "100", "its histograms");
+	snprintf(args, sizeof(args), "-n %s -L", path);
+	ok(run(args) == 0 && has("4711") && has("815"), "its workers and leases");
+	snprintf(args, sizeof(args), "-n %s -S", path);
+	ok(run(args) == 0 && has("db1") && has("primary"), "its servers");
+	snprintf(args, sizeof(args), "-n %s -e", path);
+	ok(run(args) == 0 && has("server db1 is up"), "its events");
+	unlink(path);
+}
+
 /* Wait until the kernel says that the child is stopped. */
 static void stop(pid_t pid)
 {
@@ -376,6 +555,10 @@ int main(void)
 	check_once();
 	check_tables();
 	check_json();
+	check_following();
+	check_filter();
+	check_recording();
+	check_later_minor();
 	stop(pid);
 	is_int(run("-1"), 0, "a stopped broker is shown");
 	ok(strstr(err, "stopped") != NULL, "with a notice");
@@ -387,6 +570,7 @@ int main(void)
 	is_int(run("-1"), 4, "its metrics");
 	is_str(value_of("broker_up"), "0", "with broker_up 0");
 	is_str(value_of("broker_attaches_total"), "12", "and all the others");
+	check_old_recording();
 	pid = start_broker();
 	check_other_versions();
 	end(pid);
