@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * courier.h - carries what was written to SQLite while PostgreSQL was away to PostgreSQL (replay.h),
- * and tables from PostgreSQL to SQLite (mirror.h).  One courier, one thread, per pool.
+ * courier.h - carries what was written to SQLite while PostgreSQL was away to PostgreSQL
+ * (replay.h), and tables from PostgreSQL to SQLite (mirror.h).  One courier, one thread, per pool.
  *
  * Handing back.  The pool's writer is SQLite; now server i takes writes, and courier_pending() is
  * not 0 (if it is 0, and nothing runs on SQLite that writes, the pool may switch at once):
@@ -15,12 +15,13 @@
  *                                <----    caught_up()
  *   the writer is server i
  *
- * failed() may come instead of either answer: the courier has stopped, nothing is lost, writes may go
- * on in SQLite.  The pool calls courier_replay when it sees a writer (at once is right: the courier
- * itself waits between attempts, 100 ms doubling to 5 s).  courier_halt when the writer is gone.
+ * failed() may come instead of either answer: the courier has stopped, nothing is lost, writes may
+ * go on in SQLite.  The pool calls courier_replay when it sees a writer (at once is right: the
+ * courier itself waits between attempts, 100 ms doubling to 5 s).  courier_halt when the writer is
+ * gone.
  *
- * At the start of the broker rows may be left from the last one: the pool looks at courier_pending()
- * before its first write goes to PostgreSQL.
+ * At the start of the broker rows may be left from the last one: the pool looks at
+ * courier_pending() before its first write goes to PostgreSQL.
  *
  * Threads.  The I/O thread makes every call and gets every callback, never from inside a call.  It
  * never waits for the courier's thread.  What both touch is one struct of a few words (orders from
@@ -32,9 +33,9 @@
  * courier_halt no caught_up() of the past can arrive.
  *
  * The thread has a connection of its own to PostgreSQL (beyond max_connections, as probes have) and
- * a handle of its own on the SQLite file.  SQLite lets one writer in at a time: the courier's writing
- * transactions are short (deleting what was replayed; putting a copy into place that was gathered
- * elsewhere before), and those of the pool's writer wait for them as busy_timeout says.
+ * a handle of its own on the SQLite file.  SQLite lets one writer in at a time: the courier's
+ * writing transactions are short (deleting what was replayed; putting a copy into place that was
+ * gathered elsewhere before), and those of the pool's writer wait for them as busy_timeout says.
  *
  * The only call of the thread that nothing interrupts is the resolver's, for a server with a name.
  */
@@ -99,19 +100,20 @@ struct courier_options {
  * Looks into the file for rows that are pending, and starts the thread.  0, or negative and a text
  * that says what to change.
  */
-int courier_create(const struct courier_options *opt, struct courier **out, char *err, size_t errlen)
-	must_use;
-/* Stops; gone(arg) (may be NULL) when the thread has ended and nothing of it is left in the loop. */
+int courier_create(
+	const struct courier_options *opt, struct courier **out, char *err, size_t errlen) must_use;
+/* Stops; gone(arg) (may be NULL) when the thread has ended and nothing of it is left in the loop.
+ */
 void courier_destroy(struct courier **c, void (*gone)(void *arg), void *arg);
 
-/* Rows that are not in PostgreSQL yet.  Counts those of a transaction from its commit on, before its
- * worker is answered. */
+/* Rows that are not in PostgreSQL yet.  Counts those of a transaction from its commit on, before
+ * its worker is answered. */
 uint64_t courier_pending(const struct courier *c);
 /* Since the broker has started: transactions replayed; those set aside. */
 uint64_t courier_replayed(const struct courier *c);
 uint64_t courier_conflicts(const struct courier *c);
-/* Time of the snapshot that the copies of the mirrored tables show, microseconds since 1970; 0: there
- * are none.  The oldest if they differ. */
+/* Time of the snapshot that the copies of the mirrored tables show, microseconds since 1970; 0:
+ * there are none.  The oldest if they differ. */
 int64_t courier_mirrored_at(const struct courier *c);
 /* Why the last attempt to refresh them failed, "" if it did not. */
 const char *courier_mirror_error(const struct courier *c);

@@ -22,6 +22,8 @@ enum journal_text {
 	TEXT_FIRST,
 	TEXT_EVER,
 	TEXT_TIME,
+	TEXT_FORGOTTEN,
+	TEXT_REMEMBER,
 	TEXT_FORGET,
 	TEXT_COUNT
 };
@@ -54,7 +56,7 @@ static const char tables[] =
 	"returned BLOB, tag TEXT NOT NULL, worker TEXT NOT NULL, pid INTEGER NOT NULL, "
 	"at INTEGER NOT NULL);"
 	"CREATE TABLE IF NOT EXISTS broker_journal_origin (pool TEXT PRIMARY KEY, origin TEXT NOT "
-	"NULL)";
+	"NULL, forgotten INTEGER NOT NULL DEFAULT 0)";
 
 static const char *const texts[TEXT_COUNT] = {
 	/* A transaction is numbered after the first row it tries to have; no row that stays can
@@ -71,11 +73,13 @@ static const char *const texts[TEXT_COUNT] = {
 	[TEXT_EVER] =
 		"SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'broker_journal'",
 	[TEXT_TIME] = "SELECT at FROM broker_journal WHERE pool = ?1 AND id = ?2",
+	[TEXT_FORGOTTEN] = "SELECT forgotten FROM broker_journal_origin WHERE pool = ?1",
+	[TEXT_REMEMBER] = "UPDATE broker_journal_origin SET forgotten = max(forgotten, ?2) "
+			  "WHERE pool = ?1",
 	[TEXT_FORGET] = "DELETE FROM broker_journal WHERE pool = ?1 AND id <= ?2",
 };
 
-/* -- small things -------------------------------------------------------------------------------
- */
+/* -- small things ------------------------------------------------------------------------------ */
 
 static int fail(struct journal *j, int rc, struct sqlite_failure *f)
 {
@@ -127,8 +131,7 @@ static int one_number(struct journal *j, sqlite3_stmt *stmt, int64_t *out, struc
 	return rc == SQLITE_ROW || rc == SQLITE_DONE ? 0 : fail(j, rc, f);
 }
 
-/* -- digests ------------------------------------------------------------------------------------
- */
+/* -- digests ----------------------------------------------------------------------------------- */
 
 /* The finalizer of splitmix64: a sum of its values tells which numbers there were, in any order. */
 static uint64_t mix(uint64_t x)
@@ -198,8 +201,7 @@ static void digest_decode(struct journal_digest *d, const unsigned char *buf, si
 	}
 }
 
-/* -- parameters ---------------------------------------------------------------------------------
- */
+/* -- parameters -------------------------------------------------------------------------------- */
 
 /* Bytes of a value of fixed size; 0 for NULL; -1 for those with a length. */
 static int fixed_bytes(unsigned type)
@@ -355,8 +357,7 @@ static int decode_params(
 	return 0;
 }
 
-/* -- opening ------------------------------------------------------------------------------------
- */
+/* -- opening ----------------------------------------------------------------------------------- */
 
 static int run_text(struct journal *j, const char *sql, struct sqlite_failure *f)
 {
@@ -393,7 +394,8 @@ static int write_origin(struct journal *j, const char *how, struct sqlite_failur
 	int rc;
 
 	snprintf(sql, sizeof(sql),
-		"INSERT OR %s INTO broker_journal_origin VALUES (?1, lower(hex(randomblob(16))))",
+		"INSERT OR %s INTO broker_journal_origin (pool, origin) "
+		"VALUES (?1, lower(hex(randomblob(16))))",
 		how);
 	rc = sqlite3_prepare_v2(j->db, sql, -1, &stmt, NULL);
 	if (rc == SQLITE_OK) {
@@ -484,9 +486,12 @@ void journal_close(struct journal **j)
 	*j = NULL;
 }
 
-static int look(sqlite3 *db, const char *pool, int64_t *first, int64_t *last)
+static int look(sqlite3 *db, const char *pool, int64_t *before, int64_t *last)
 {
-	static const char sql[] = "SELECT min(id), max(id) FROM broker_journal WHERE pool = ?1";
+	static const char sql[] =
+		"SELECT coalesce(min(id) - 1, e.seq), coalesce(max(id), e.seq) "
+		"FROM (SELECT coalesce(max(seq), 0) AS seq FROM sqlite_sequence "
+		"WHERE name = 'broker_journal') AS e LEFT JOIN broker_journal ON pool = ?1";
 	sqlite3_stmt *stmt = NULL;
 	int rc = sqlite3_prepare_v2(db, sql, -1, &stmt, NULL);
 
@@ -497,21 +502,21 @@ static int look(sqlite3 *db, const char *pool, int64_t *first, int64_t *last)
 	sqlite3_bind_text(stmt, 1, pool, -1, SQLITE_STATIC);
 	rc = sqlite3_step(stmt);
 	if (rc == SQLITE_ROW) {
-		*first = sqlite3_column_int64(stmt, 0);
+		*before = sqlite3_column_int64(stmt, 0);
 		*last = sqlite3_column_int64(stmt, 1);
 	}
 	sqlite3_finalize(stmt);
 	return rc == SQLITE_ROW ? SQLITE_OK : rc;
 }
 
-int journal_look(
-	const char *path, const char *pool, int64_t *first, int64_t *last, struct sqlite_failure *f)
+int journal_look(const char *path, const char *pool, int64_t *before, int64_t *last,
+	struct sqlite_failure *f)
 {
 	sqlite3 *db = NULL;
 	struct stat st;
 	int rc;
 
-	*first = *last = 0;
+	*before = *last = 0;
 	if (stat(path, &st) < 0 || st.st_size == 0) {
 		return 0; /* if it is there and cannot be read, opening it for work says so */
 	}
@@ -519,7 +524,7 @@ int journal_look(
 	rc = sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
 	if (rc == SQLITE_OK) {
 		sqlite3_busy_timeout(db, 1000);
-		rc = look(db, pool, first, last);
+		rc = look(db, pool, before, last);
 	}
 	if (rc != SQLITE_OK) {
 		sqlite_failure_from(f, db, rc);
@@ -528,8 +533,7 @@ int journal_look(
 	return rc == SQLITE_OK ? 0 : -1;
 }
 
-/* -- the writer ---------------------------------------------------------------------------------
- */
+/* -- the writer -------------------------------------------------------------------------------- */
 
 void journal_next_transaction(struct journal *j)
 {
@@ -634,8 +638,7 @@ void journal_committed(struct journal *j)
 	j->tx = 0;
 }
 
-/* -- the reader ---------------------------------------------------------------------------------
- */
+/* -- the reader -------------------------------------------------------------------------------- */
 
 void journal_seek(struct journal *j, int64_t after)
 {
@@ -709,5 +712,20 @@ int journal_forget(struct journal *j, int64_t id, struct sqlite_failure *f)
 	int64_t none;
 
 	sqlite3_bind_int64(j->stmt[TEXT_FORGET], 2, id);
-	return one_number(j, j->stmt[TEXT_FORGET], &none, f);
+	sqlite3_bind_int64(j->stmt[TEXT_REMEMBER], 2, id);
+	if (run_text(j, "BEGIN IMMEDIATE", f) < 0) {
+		return -1;
+	}
+	if (one_number(j, j->stmt[TEXT_FORGET], &none, f) < 0 ||
+		one_number(j, j->stmt[TEXT_REMEMBER], &none, f) < 0 ||
+		run_text(j, "COMMIT", f) < 0) {
+		(void)sqlite3_exec(j->db, "ROLLBACK", NULL, NULL, NULL);
+		return -1;
+	}
+	return 0;
+}
+
+int journal_forgotten(struct journal *j, int64_t *id, struct sqlite_failure *f)
+{
+	return one_number(j, j->stmt[TEXT_FORGOTTEN], id, f);
 }

@@ -13,6 +13,7 @@
  *     tag, worker, pid, at   who, and when it began (microseconds since 1970)
  *   broker_journal_origin
  *     pool, origin   a random name for the journal of this pool in this file
+ *     forgotten      highest id that was deleted, since it is in PostgreSQL
  *
  * A row is written in the same SQLite transaction as the change itself, right after it: both are
  * there or neither, and what a savepoint undoes takes its rows along.  SQLite lets one writer in at
@@ -67,8 +68,7 @@ bool journal_owns_table(const char *table);
 int journal_check_params(
 	unsigned nparams, const struct request_param *params, struct sqlite_failure *f) must_use;
 
-/* -- whole numbers that were returned -----------------------------------------------------------
- */
+/* -- whole numbers that were returned ---------------------------------------------------------- */
 
 /*
  * Keys that the database makes up may come out differently in PostgreSQL, after a worker has seen
@@ -88,8 +88,7 @@ void journal_digest_number(struct journal_digest *d, unsigned column, int64_t v)
 void journal_digest_null(struct journal_digest *d, unsigned column);
 void journal_digest_other(struct journal_digest *d, unsigned column);
 
-/* -- a handle -----------------------------------------------------------------------------------
- */
+/* -- a handle ---------------------------------------------------------------------------------- */
 
 struct journal;
 
@@ -106,14 +105,13 @@ const char *journal_origin(const struct journal *j);
 int journal_new_origin(struct journal *j, struct sqlite_failure *f) must_use;
 
 /*
- * Without a handle: lowest and highest id of the pool's rows, 0 and 0 if there are none (or no
- * file).  -1 and *f: cannot be told.
+ * Without a handle: the pool's rows have ids above *before, up to *last; both the same: there are
+ * none, or no file.  -1 and *f: cannot be told.
  */
-int journal_look(const char *path, const char *pool, int64_t *first, int64_t *last,
+int journal_look(const char *path, const char *pool, int64_t *before, int64_t *last,
 	struct sqlite_failure *f) must_use;
 
-/* -- the writer ---------------------------------------------------------------------------------
- */
+/* -- the writer -------------------------------------------------------------------------------- */
 
 /* Who asked for a statement. */
 struct journal_source {
@@ -136,8 +134,7 @@ int journal_append(struct journal *j, const struct journal_source *who, const ch
 void journal_before_commit(struct journal *j);
 void journal_committed(struct journal *j);
 
-/* -- the reader ---------------------------------------------------------------------------------
- */
+/* -- the reader -------------------------------------------------------------------------------- */
 
 struct journal_entry {
 	int64_t id, tx;
@@ -166,5 +163,7 @@ int journal_time_of(
 	struct journal *j, int64_t id, int64_t *at_us, struct sqlite_failure *f) must_use;
 /* Delete the rows up to id.  On SQLITE_BUSY f->sqlstate is 55P03. */
 int journal_forget(struct journal *j, int64_t id, struct sqlite_failure *f) must_use;
+/* Up to where that was done. */
+int journal_forgotten(struct journal *j, int64_t *id, struct sqlite_failure *f) must_use;
 
 #endif

@@ -15,8 +15,7 @@
 #include <string.h>
 #include <strings.h>
 
-/* -- text ---------------------------------------------------------------------------------------
- */
+/* -- text -------------------------------------------------------------------------------------- */
 
 /* Bytes of the well-formed UTF-8 character at p; 0: it is none, or NUL. */
 static size_t character(const unsigned char *p, size_t left)
@@ -58,8 +57,7 @@ static bool is_text(const unsigned char *p, size_t len)
 	return true;
 }
 
-/* -- statements ---------------------------------------------------------------------------------
- */
+/* -- statements -------------------------------------------------------------------------------- */
 
 static bool is(const struct sqllex *lx, enum sql_token kind, const char *word)
 {
@@ -197,8 +195,7 @@ bool journal_owns_table(const char *table)
 	return false;
 }
 
-/* -- parameters ---------------------------------------------------------------------------------
- */
+/* -- parameters -------------------------------------------------------------------------------- */
 
 int journal_check_params(
 	unsigned nparams, const struct request_param *params, struct sqlite_failure *f)

@@ -142,13 +142,13 @@ static size_t put_text(char *to, const struct request_param *q)
 	}
 }
 
-static enum pg_param_error measure(
-	const struct request *r, size_t *text, size_t *bytes, unsigned *bad)
+static enum pg_param_error measure(unsigned nparams, const struct request_param *params, size_t *text,
+	size_t *bytes, unsigned *bad)
 {
 	*text = 0;
 	*bytes = 0;
-	for (unsigned i = 0; i < r->nparams; i++) {
-		const struct request_param *q = &r->params[i];
+	for (unsigned i = 0; i < nparams; i++) {
+		const struct request_param *q = &params[i];
 
 		if ((q->type == CELL_TEXT || q->type == CELL_JSON) && q->len > 0 &&
 			memchr(q->data, '\0', q->len) != NULL) {
@@ -177,24 +177,30 @@ static void set_blob(struct pg_params *p, unsigned i, const struct request_param
 
 enum pg_param_error pg_params_set(struct pg_params *p, const struct request *r, unsigned *bad)
 {
+	return pg_params_set_list(p, r->nparams, r->params, bad);
+}
+
+enum pg_param_error pg_params_set_list(
+	struct pg_params *p, unsigned nparams, const struct request_param *params, unsigned *bad)
+{
 	enum pg_param_error e;
 	size_t text;
 	char *to;
 
-	p->count = r->nparams;
+	p->count = nparams;
 	p->any_blob = false;
 	p->keyable = true;
 	p->blobs = 0;
-	e = measure(r, &text, &p->bytes, bad);
+	e = measure(nparams, params, &text, &p->bytes, bad);
 	if (e != PG_PARAM_OK) {
 		return e;
 	}
-	if (!reserve(p, r->nparams, text)) {
+	if (!reserve(p, nparams, text)) {
 		return PG_PARAM_MEMORY;
 	}
 	to = p->text;
-	for (unsigned i = 0; i < r->nparams; i++) {
-		const struct request_param *q = &r->params[i];
+	for (unsigned i = 0; i < nparams; i++) {
+		const struct request_param *q = &params[i];
 
 		p->lengths[i] = 0;
 		p->formats[i] = 0;

@@ -47,6 +47,8 @@ enum pg_param_error {
 /* BLOBs stay where they are: the request's body must live until the statement was sent. */
 enum pg_param_error pg_params_set(
 	struct pg_params *p, const struct request *r, unsigned *bad) must_use;
+enum pg_param_error pg_params_set_list(struct pg_params *p, unsigned nparams,
+	const struct request_param *params, unsigned *bad) must_use;
 /* After sending: give back what one large statement took. */
 void pg_params_trim(struct pg_params *p);
 void pg_params_finish(struct pg_params *p);

@@ -10,6 +10,8 @@
  */
 #include "pg.h"
 
+#include "pg_address.h"
+
 #include <arpa/inet.h>
 #include <ctype.h>
 #include <stdio.h>
@@ -431,4 +433,69 @@ void pg_server_put(struct pg_server *s)
 	if (!s->open) {
 		server_free(s);
 	}
+}
+
+/* -- a copy of the address ---------------------------------------------------------------------- */
+
+/* One string of each host, separated by commas; NULL: out of memory. */
+static char *join_hosts(const struct pg_server *s, size_t member)
+{
+	size_t size = 1;
+	char *list;
+
+	for (unsigned i = 0; i < s->nhosts; i++) {
+		size += strlen(*(char **)((char *)&s->hosts[i] + member)) + 1;
+	}
+	list = malloc(size);
+	if (list == NULL) {
+		return NULL;
+	}
+	list[0] = '\0';
+	for (unsigned i = 0; i < s->nhosts; i++) {
+		strcat(list, i > 0 ? "," : "");
+		strcat(list, *(char **)((char *)&s->hosts[i] + member));
+	}
+	return list;
+}
+
+static bool address_add(struct pg_address *a, unsigned *n, const char *keyword, char *value)
+{
+	a->keywords[*n] = strdup(keyword);
+	a->values[*n] = value;
+	return a->keywords[(*n)++] != NULL && value != NULL;
+}
+
+int pg_address_copy(const void *server_priv, struct pg_address *out)
+{
+	const struct pg_server *s = server_priv;
+	unsigned n = 0;
+	bool good;
+
+	out->keywords = calloc(s->noptions + 4, sizeof(char *));
+	out->values = calloc(s->noptions + 4, sizeof(char *));
+	good = out->keywords != NULL && out->values != NULL &&
+	       address_add(out, &n, "host", join_hosts(s, offsetof(struct pg_host, host))) &&
+	       address_add(out, &n, "hostaddr", join_hosts(s, offsetof(struct pg_host, hostaddr))) &&
+	       address_add(out, &n, "port", join_hosts(s, offsetof(struct pg_host, port)));
+	for (unsigned i = 0; good && i < s->noptions; i++) {
+		good = address_add(out, &n, s->keywords[i], strdup(s->values[i]));
+	}
+	if (!good) {
+		pg_address_finish(out);
+	}
+	return good ? 0 : -1;
+}
+
+void pg_address_finish(struct pg_address *a)
+{
+	for (unsigned i = 0; a->keywords != NULL && a->keywords[i] != NULL; i++) {
+		if (a->values[i] != NULL) {
+			explicit_bzero(a->values[i], strlen(a->values[i]));
+		}
+		free(a->keywords[i]);
+		free(a->values[i]);
+	}
+	free(a->keywords);
+	free(a->values);
+	*a = (struct pg_address){0};
 }
