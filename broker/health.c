@@ -13,6 +13,8 @@
 #define MS UINT64_C(1000000)
 /* A timer that is so late was held up by ourselves. */
 #define STALL_MS 100u
+/* A worker can make any write fail like this; it must not keep the others waiting for answers. */
+#define DOUBT_MS 1000u
 
 static const char *role_name(const struct server_state *s)
 {
@@ -443,7 +445,7 @@ void health_doubt_role(struct server *s)
 	uint64_t now = io_now(s->io);
 	bool changes = s->state.role != ROLE_UNKNOWN;
 
-	if (s->probe == NULL || now - s->doubted_ns < HEALTH_HURRY_MS * MS) {
+	if (s->probe == NULL || now - s->doubted_ns < DOUBT_MS * MS) {
 		health_hurry(s);
 		return;
 	}
