@@ -336,6 +336,13 @@ static const struct attack attacks[] = {
 			"SET LOCAL lock_timeout = 1"}},
 	{LEASE, {"BEGIN READ ONLY", "SELECT 1"}},
 	{LEASE, {"RESET ALL", "SET work_mem = '123kB'"}},
+	/* by names and functions that hide it */
+	{ALONE, {"SELECT U&\"\\0073et_config\"('search_path', 'evil', false)"}},
+	{ALONE, {"SELECT query_to_xml('SELECT set_c' || 'onfig(''search_path'', ''evil'', false)', "
+		 "true, "
+		 "true, '')"}},
+	{READS, {"SELECT count(*) FROM ts_stat('SELECT set_c' || "
+		 "'onfig(''search_path'', ''evil'', false)::tsvector')"}},
 	/* who one is */
 	{LEASE, {"SET ROLE nobody"}},
 	{ALONE, {"SET ROLE nobody"}},
@@ -349,6 +356,9 @@ static const struct attack attacks[] = {
 	{TX, {"CREATE LOCAL TEMP VIEW item AS SELECT 'forged' AS v"}},
 	{ALONE, {"CREATE TABLE pg_temp.item AS SELECT 'forged' AS v"}},
 	{LEASE, {"SET search_path = pg_temp", "CREATE TABLE item (v text)", "RESET search_path"}},
+	{ALONE, {"CREATE TABLE pg_temp_3.item AS SELECT 'forged' AS v"}},
+	{ALONE, {"CREATE TABLE pg_temp_4.item AS SELECT 'forged' AS v"}},
+	{ALONE, {"CREATE TABLE U&\"pg\\005ftemp\".item AS SELECT 'forged' AS v"}},
 	{LEASE, {"CREATE TEMP SEQUENCE item"}},
 	{TX, {"CREATE TEMP TABLE gone (v text) ON COMMIT DROP",
 		     "CREATE TEMP TABLE stays (v text)"}},
@@ -452,6 +462,49 @@ static void test_17_neighbour(void)
 	broker_detach(&victim);
 }
 
+/* Queries within COPY, and what stands behind it in the same text. */
+static void test_17_copy(void)
+{
+	static const char *const copies[] = {
+		"COPY (SELECT set_config('search_path', 'evil', false)) TO STDOUT",
+		"COPY (SELECT pg_advisory_lock(1)) TO STDOUT",
+		"COPY item TO STDOUT; SET search_path = evil",
+		"COPY item TO STDOUT; SELECT set_config('search_path', 'evil', false)",
+		"COPY item TO STDOUT; CREATE TEMP TABLE item (v text)",
+		"COPY item TO STDOUT; BEGIN",
+		"COPY item TO STDOUT; LISTEN evil",
+	};
+
+	for (unsigned i = 0; i < array_size(copies); i++) {
+		struct broker_call in = {.lease = lease(t.b)};
+		struct broker_copy *c = NULL;
+		const void *data;
+		size_t len = 1;
+		int rc = broker_copy_out(t.b, copies[i], &in, &c);
+
+		while (rc == 0 && len > 0) {
+			rc = broker_copy_read(c, &data, &len);
+		}
+		(void)!broker_copy_end(&c, NULL, NULL);
+		broker_release(&in.lease);
+		is_str(look(t.b, i % 2 == 0), clean, "B17: nor after %s", copies[i]);
+	}
+}
+
+/* DISCARD ALL does not undo these, so the connection has to go. */
+static void test_17_indelible(void)
+{
+	static const char *const sql[] = {
+		"SELECT setseed(0.5)", "SET seed = 0.5", "LOAD 'plpgsql'"};
+
+	for (unsigned i = 0; i < array_size(sql); i++) {
+		int64_t pid = backend();
+
+		is_int(case_run(t.b, NULL, sql[i]), 0, "B17: %s", sql[i]);
+		ok(backend() != pid, "B17: is not for the next user");
+	}
+}
+
 static void test_18_names(void)
 {
 	struct broker_call in = {.lease = lease(t.b)};
@@ -464,8 +517,7 @@ static void test_18_names(void)
 	is_str(case_text(t.b, &in, "EXECUTE mine", 0, NULL), "7", "B18: serve in their lease");
 	is_str(case_text(t.b, &in, "FETCH c", 0, NULL), "7", "B18: both");
 	broker_release(&in.lease);
-	is_int(case_run(t.b, NULL, "EXECUTE mine -- ?"), BROKER_E_DATABASE,
-		"B18: and nowhere else");
+	is_int(case_run(t.b, NULL, "EXECUTE mine"), BROKER_E_DATABASE, "B18: and nowhere else");
 	is_str(case_sqlstate(t.b), "26000", "B18: there is no such statement");
 	is_int(case_run(t.b, NULL, "FETCH c"), BROKER_E_DATABASE, "B18: and");
 	is_str(case_sqlstate(t.b), "34000", "B18: no such cursor");
@@ -503,14 +555,13 @@ struct crowd {
 	_Atomic int stop;
 	_Atomic uint64_t attacks, looks, wrong;
 	uint64_t seed;
-	unsigned n;
 	char first[600];
 };
 
 static int hostile_worker(struct broker *b, void *arg)
 {
 	struct crowd *c = arg;
-	struct behave_rng rng = {c->seed + c->n};
+	struct behave_rng rng = {c->seed ^ (uint64_t)getpid()};
 
 	while (atomic_load(&c->stop) == 0) {
 		attack(b, &attacks[behave_random(&rng, array_size(attacks))]);
@@ -522,7 +573,7 @@ static int hostile_worker(struct broker *b, void *arg)
 static int victim_worker(struct broker *b, void *arg)
 {
 	struct crowd *c = arg;
-	struct behave_rng rng = {c->seed + c->n};
+	struct behave_rng rng = {c->seed ^ (uint64_t)getpid()};
 
 	while (atomic_load(&c->stop) == 0) {
 		const char *seen = look(b, behave_random(&rng, 2) == 0);
@@ -544,8 +595,8 @@ static void test_49_crowd(void)
 	pid_t pid[8];
 
 	c->seed = behave_seed("F49").state;
-	for (c->n = 0; c->n < 8; c->n++) {
-		pid[c->n] = behave_worker(p, c->n < 5 ? hostile_worker : victim_worker, c);
+	for (unsigned i = 0; i < 8; i++) {
+		pid[i] = behave_worker(p, i < 5 ? hostile_worker : victim_worker, c);
 	}
 	for (unsigned i = 0; i < kills; i++) {
 		uint64_t before = atomic_load(&c->attacks), looks = atomic_load(&c->looks);
@@ -559,7 +610,6 @@ static void test_49_crowd(void)
 		kill(pid[i % 5], SIGKILL);
 		(void)behave_ended(pid[i % 5], LONG_MS);
 		pid[i % 5] = behave_worker(p, hostile_worker, c);
-		c->n++;
 	}
 	atomic_store(&c->stop, 1);
 	for (unsigned i = 0; i < 8; i++) {
@@ -590,6 +640,8 @@ int main(void)
 	test_14_failed_transaction();
 	test_15_busy();
 	test_17_neighbour();
+	test_17_copy();
+	test_17_indelible();
 	test_18_names();
 	test_18_broker_names();
 	test_19_reset_cancelled();
