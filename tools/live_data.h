@@ -94,8 +94,9 @@ struct grid *live_statements(
 	const struct live_data *d, enum live_kind kind, const char **note) must_use;
 struct grid *live_events(const struct live_data *d) must_use;
 
-/* First line of every view: the broker and whether it lives; tone says how bad that is. */
-char *live_head(const struct live_data *d, char *buf, size_t size, enum grid_tone *tone);
+/* First line of every view: the broker and whether it lives; tone says how bad that is.
+ * date: with the day, as recordings need it. */
+char *live_head(const struct live_data *d, bool date, char *buf, size_t size, enum grid_tone *tone);
 /* Second line: all pools in one, with a sparkline if it fits. */
 char *live_summary(const struct live_data *d, unsigned width, char *buf, size_t size);
 

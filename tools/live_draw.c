@@ -122,22 +122,28 @@ static void put_grid(const struct live *l, int y, unsigned height, const struct 
  * Above and below
  */
 
-static void put_status(const struct live *l, size_t taken)
+/* What the screen itself does, at the right edge of the first line; its width. */
+static int put_status(const struct live *l)
 {
 	unsigned n = reader_frames(l->reader);
-	char text[128], when[64];
+	char text[128];
+	int width;
 
 	if (n > 0) {
-		text_time(when, sizeof(when), reader_frame_ns(l->reader, n - 1));
-		snprintf(text, sizeof(text), "%s x%g  frame %u/%u",
+		snprintf(text, sizeof(text), " %s x%g  frame %u/%u",
 			l->paused ? "stopped" : "playing", l->speed, reader_frame(l->reader) + 1,
 			n);
 	} else if (l->paused) {
-		snprintf(text, sizeof(text), "paused");
+		snprintf(text, sizeof(text), " paused");
 	} else {
-		snprintf(text, sizeof(text), "every %gs", l->interval);
+		snprintf(text, sizeof(text), " every %gs", l->interval);
 	}
-	put_right(l, 0, l->paused ? A_REVERSE : A_NORMAL, text, taken);
+	width = (int)strlen(text);
+	if (width > l->columns / 2) {
+		return 0;
+	}
+	put_at(0, l->columns - width, l->paused ? A_REVERSE : A_NORMAL, text, strlen(text));
+	return width;
 }
 
 static void put_views(const struct live *l)
@@ -161,9 +167,9 @@ static void put_above(const struct live *l)
 	char line[LINE_SIZE];
 	enum grid_tone tone;
 
-	live_head(&l->data, line, sizeof(line), &tone);
-	put_line(l, 0, A_BOLD | tone_attr(l, tone), line);
-	put_status(l, text_width(line));
+	live_head(&l->data, reader_frames(l->reader) > 0, line, sizeof(line), &tone);
+	put_at(0, 0, A_BOLD | tone_attr(l, tone), line,
+		text_fit(line, (size_t)(l->columns - put_status(l))));
 	if (l->lines > 2) {
 		put_views(l);
 	}

@@ -218,7 +218,7 @@ struct grid *live_events(const struct live_data *d)
  * The lines above
  */
 
-char *live_head(const struct live_data *d, char *buf, size_t size, enum grid_tone *tone)
+char *live_head(const struct live_data *d, bool date, char *buf, size_t size, enum grid_tone *tone)
 {
 	const struct sample *s = d->now;
 	char up[32], beat[32], when[64];
@@ -226,14 +226,14 @@ char *live_head(const struct live_data *d, char *buf, size_t size, enum grid_ton
 	*tone = s->life == READER_RUNNING ? TONE_PLAIN
 		: s->life == READER_DEAD  ? TONE_BAD
 					  : TONE_WARN;
-	snprintf(buf, size, "broker %s  pid %d  up %s", reader_life_name(s->life), s->pid,
-		text_duration(up, sizeof(up), (double)s->uptime_ns / 1e9));
+	text_time(when, sizeof(when), s->real_ns);
+	snprintf(buf, size, "broker %s  pid %d  up %s  %.*s", reader_life_name(s->life), s->pid,
+		text_duration(up, sizeof(up), (double)s->uptime_ns / 1e9), date ? 19 : 8,
+		when + (date ? 0 : strlen("2026-01-31 ")));
 	if (s->life != READER_RUNNING) {
 		snprintf(buf + strlen(buf), size - strlen(buf), "  last heartbeat %s ago",
 			text_duration(beat, sizeof(beat), (double)s->beat_age_ns / 1e9));
 	}
-	snprintf(buf + strlen(buf), size - strlen(buf), "  %.19s",
-		text_time(when, sizeof(when), s->real_ns));
 	return buf;
 }
 

@@ -429,10 +429,10 @@ static void test_dead(void)
 	enum grid_tone tone;
 	char buf[512];
 
-	live_head(&data, buf, sizeof(buf), &tone);
+	live_head(&data, true, buf, sizeof(buf), &tone);
 	ok(strncmp(buf, "broker running", 14) == 0 && tone == TONE_PLAIN, "the head says it runs");
 	data.now->life = READER_DEAD;
-	live_head(&data, buf, sizeof(buf), &tone);
+	live_head(&data, true, buf, sizeof(buf), &tone);
 	ok(strncmp(buf, "broker dead", 11) == 0 && tone == TONE_BAD &&
 			strstr(buf, "heartbeat") != NULL,
 		"or when it was last alive");
