@@ -2,7 +2,7 @@
 /*
  * prefork_httpd.c - a small preforking HTTP/1.1 server whose workers share the broker's databases.
  *
- *   GET /item?id=7   GET /items?prefix=abc   GET /page (five statements at once)   GET /health
+ *   GET /item?id=7   GET /items?prefix=abc   GET /page (five statements at once)
  *   POST /item with name=...&price=... (a transaction)
  *
  * The master attaches, makes its schema, listens, forks, and replaces workers that die; the library
@@ -11,6 +11,7 @@
 #include <shmbroker.h>
 
 #include <arpa/inet.h>
+#include <err.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -22,21 +23,13 @@
 #include <unistd.h>
 
 #define WORKERS_MAX 512
-#define IDLE_S 10 /* a silent connection is closed after this */
-
-static const char item_by_id[] = "SELECT id, name, price FROM item WHERE id = $1";
-/* not LIKE, whose treatment of case differs between databases */
-static const char items_by_prefix[] =
-	"SELECT id, name, price FROM item WHERE substr(name, 1, length(CAST($1 AS TEXT))) ="
-	" CAST($1 AS TEXT) ORDER BY id LIMIT 20";
-static const char next_id[] = "UPDATE counter SET value = value + 1 RETURNING value";
-static const char audit[] = "INSERT INTO audit (item_id, name, price) VALUES ($1, $2, $3)";
+static const struct timeval idle = {.tv_sec = 10}; /* silent connections are closed after this */
 
 struct exchange {
-	char method[8], path[512];
-	char form[4096]; /* the query, or the body of a POST */
+	char method[8], path[512], form[4096]; /* form: the query, or the body of a POST */
 	bool keep_alive;
 	FILE *out; /* body of the reply, in memory */
+	const char *add; /* a line for the head of the reply */
 	int status;
 };
 
@@ -100,12 +93,9 @@ static int put_items(FILE *out, struct broker_result *r)
 	int64_t id;
 	int rc, n = 0;
 
-	while ((rc = broker_next(r)) == 1) {
-		if ((rc = broker_get_int64(r, 0, &id)) < 0 ||
-			(rc = broker_get_text(r, 1, &name, NULL)) < 0 ||
-			(rc = broker_get_text(r, 2, &price, NULL)) < 0) {
-			return rc;
-		}
+	while ((rc = broker_next(r)) == 1 && (rc = broker_get_int64(r, 0, &id)) == 0 &&
+		(rc = broker_get_text(r, 1, &name, NULL)) == 0 &&
+		(rc = broker_get_text(r, 2, &price, NULL)) == 0) {
 		fprintf(out, "%s{\"id\":%lld,\"name\":", n++ > 0 ? "," : "", (long long)id);
 		put_string(out, name);
 		fprintf(out, ",\"price\":%s}", price);
@@ -131,23 +121,27 @@ static int find_items(struct broker *b, struct exchange *x, const char *sql, str
 static void get_item(struct broker *b, struct exchange *x)
 {
 	char text[32], *end = text;
-	int64_t id = form_value(x->form, "id", text, sizeof(text)) ? strtoll(text, &end, 10) : 0;
+	struct broker_value v = broker_int64(
+		form_value(x->form, "id", text, sizeof(text)) ? strtoll(text, &end, 10) : 0);
 
 	if (end == text || *end != '\0') {
 		fail(x, 400, "id must be a number");
-	} else if (find_items(b, x, item_by_id, broker_int64(id)) == 0) {
+	} else if (find_items(b, x, "SELECT id, name, price FROM item WHERE id = $1", v) == 0) {
 		fail(x, 404, "no such item");
 	}
 }
 
 static void get_items(struct broker *b, struct exchange *x)
 {
+	/* not LIKE, whose treatment of case differs between databases */
+	static const char sql[] = "SELECT id, name, price FROM item WHERE substr(name, 1,"
+		" length(CAST($1 AS TEXT))) = CAST($1 AS TEXT) ORDER BY id LIMIT 20";
 	char prefix[128];
 
 	putc('[', x->out);
 	if (!form_value(x->form, "prefix", prefix, sizeof(prefix))) {
 		fail(x, 400, "prefix is missing");
-	} else if (find_items(b, x, items_by_prefix, broker_text(prefix)) >= 0) {
+	} else if (find_items(b, x, sql, broker_text(prefix)) >= 0) {
 		putc(']', x->out);
 	}
 }
@@ -167,13 +161,15 @@ static void post_item(struct broker *b, struct exchange *x)
 		return;
 	}
 	if ((rc = broker_begin(b, &call, &call.lease)) == 0 && /* travels with the next */
-		(rc = broker_exec(b, next_id, 0, NULL, &call, &r)) == 0 &&
+		(rc = broker_exec(b, "UPDATE counter SET value = value + 1 RETURNING value", 0,
+			 NULL, &call, &r)) == 0 &&
 		(rc = broker_next(r)) == 1 && (rc = broker_get_int64(r, 0, &id)) == 0) {
 		const struct broker_value v[] = {
 			broker_int64(id), broker_text(name), broker_double(price)};
 
 		rc = broker_exec(b, "INSERT INTO item VALUES ($1, $2, $3)", 3, v, &call, NULL);
-		rc = rc < 0 ? rc : broker_exec(b, audit, 3, v, &call, NULL);
+		rc = rc < 0 ? rc : broker_exec(b, "INSERT INTO audit VALUES ($1, $2, $3)", 3, v,
+			&call, NULL);
 		rc = rc < 0 ? rc : broker_commit(&call.lease, 0);
 	}
 	x->status = 201;
@@ -216,22 +212,29 @@ static void get_page(struct broker *b, struct exchange *x)
 	}
 }
 
+typedef void page(struct broker *b, struct exchange *x);
+static const struct route {
+	const char *path;
+	page *get, *post;
+} routes[] = {{"/item", get_item, post_item}, {"/items", get_items}, {"/page", get_page}};
+
 static void answer(struct broker *b, struct exchange *x)
 {
-	bool get = strcmp(x->method, "GET") == 0, post = strcmp(x->method, "POST") == 0;
+	const struct route *r = routes, *end = routes + sizeof(routes) / sizeof(routes[0]);
 
-	if (get && strcmp(x->path, "/item") == 0) {
-		get_item(b, x);
-	} else if (get && strcmp(x->path, "/items") == 0) {
-		get_items(b, x);
-	} else if (get && strcmp(x->path, "/page") == 0) {
-		get_page(b, x);
-	} else if (post && strcmp(x->path, "/item") == 0) {
-		post_item(b, x);
-	} else if (!get || strcmp(x->path, "/health") != 0) {
+	for (; r < end && strcmp(x->path, r->path) != 0; r++) {
+	}
+	if (x->status != 200) {
+		fail(x, 400, "the request is malformed, or too large, or in chunks");
+	} else if (r == end) {
 		fail(x, 404, "no such page");
-	} else if (find_items(b, x, item_by_id, broker_int64(0)) == 0) {
-		fputs("{\"status\":\"ok\"}", x->out);
+	} else if (strcmp(x->method, "GET") == 0 || strcmp(x->method, "HEAD") == 0) {
+		r->get(b, x);
+	} else if (strcmp(x->method, "POST") == 0 && r->post != NULL) {
+		r->post(b, x);
+	} else {
+		x->add = r->post ? "Allow: GET, HEAD, POST\r\n" : "Allow: GET, HEAD\r\n";
+		fail(x, 405, "this page takes other methods");
 	}
 }
 
@@ -239,11 +242,11 @@ static void answer(struct broker *b, struct exchange *x)
 static bool ready(int fd)
 {
 	struct pollfd p = {.fd = fd, .events = POLLIN};
-	int n;
+	int n = -1;
 
-	do {
-		n = stopping ? 0 : ppoll(&p, 1, &(struct timespec){.tv_sec = IDLE_S}, &no_signals);
-	} while (n < 0);
+	while (n < 0 && !stopping) {
+		n = ppoll(&p, 1, &(struct timespec){.tv_sec = idle.tv_sec}, &no_signals);
+	}
 	return n > 0;
 }
 
@@ -251,27 +254,34 @@ static bool ready(int fd)
 static bool read_request(FILE *in, struct exchange *x)
 {
 	static char line[2048];
-	size_t len = 0;
+	size_t len = 0, lines = 0;
+	bool good;
 
-	if (!ready(fileno(in)) || fgets(line, sizeof(line), in) == NULL ||
-		sscanf(line, "%7s %511[^? ]?%1023[^ ]", x->method, x->path, x->form) < 2) {
+	if (!ready(fileno(in)) || fgets(line, sizeof(line), in) == NULL) {
 		return false;
 	}
+	good = sscanf(line, "%7s %511[^? ]?%1023[^ ]", x->method, x->path, x->form) >= 2 &&
+	       strchr(line, '\n') != NULL && strstr(line, " HTTP/1.") != NULL &&
+	       strlen(x->path) < 511 && strlen(x->form) < 1023;
 	x->keep_alive = strstr(line, " HTTP/1.1\r") != NULL;
-	while (fgets(line, sizeof(line), in) != NULL && line[0] != '\r') {
+	while (good && fgets(line, sizeof(line), in) != NULL && line[0] != '\r') {
 		x->keep_alive &= strncasecmp(line, "Connection: close", 17) != 0;
-		sscanf(line, "%*1[Cc]ontent-%*1[Ll]ength: %zu", &len);
+		len = strncasecmp(line, "Content-Length:", 15) ? len : strtoul(line + 15, NULL, 10);
+		good = strchr(line, '\n') != NULL && ++lines <= 100 && len < sizeof(x->form) &&
+		       strncasecmp(line, "Transfer-Encoding:", 18) != 0;
 	}
-	if (line[0] != '\r' || len >= sizeof(x->form) || fread(x->form, 1, len, in) != len) {
+	if (good && (line[0] != '\r' || fread(x->form, 1, len, in) != len)) {
 		return false;
 	}
-	x->form[len] = len > 0 ? '\0' : x->form[0]; /* without a body the query stays */
+	x->form[good && len > 0 ? len : sizeof(x->form) - 1] = '\0'; /* else the query stays */
+	x->keep_alive &= good; /* else nobody knows where the next request begins */
+	x->status = good ? 200 : 400;
 	return true;
 }
 
 static bool serve(struct broker *b, FILE *in)
 {
-	struct exchange x = {.status = 200};
+	struct exchange x = {.status = 200, .add = ""};
 	char *body = NULL;
 	size_t len = 0;
 
@@ -282,28 +292,22 @@ static bool serve(struct broker *b, FILE *in)
 	fclose(x.out);
 	x.keep_alive = x.keep_alive && !stopping;
 	x.keep_alive &= dprintf(fileno(in),
-		"HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n"
-		"Connection: %s\r\n\r\n%.*s", x.status, x.status < 300 ? "OK" : "Error", len,
-		x.keep_alive ? "keep-alive" : "close", (int)len, body) > 0;
+		"HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n%s"
+		"Connection: %s\r\n\r\n%.*s", x.status, x.status < 300 ? "OK" : "Error", len, x.add,
+		x.keep_alive ? "keep-alive" : "close", x.method[0] == 'H' ? 0 : (int)len, body) > 0;
 	free(body);
 	return x.keep_alive;
 }
 
-static pid_t start_worker(struct broker *b, int listener)
+static _Noreturn void work(struct broker *b, int listener)
 {
-	pid_t pid = fork();
-
-	if (pid != 0) {
-		return pid;
-	}
 	prctl(PR_SET_PDEATHSIG, SIGTERM); /* no workers without a master */
 	while (!stopping) {
 		int fd = ready(listener) ? accept(listener, NULL, NULL) : -1;
 		FILE *in = fd >= 0 ? fdopen(fd, "r") : NULL;
 
 		if (in != NULL) {
-			setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO,
-				&(struct timeval){.tv_sec = IDLE_S}, sizeof(struct timeval));
+			setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &idle, sizeof(idle));
 			while (serve(b, in)) {
 			}
 			fclose(in);
@@ -319,8 +323,9 @@ static void supervise(struct broker *b, int listener, int count)
 
 	while (!stopping) {
 		for (int i = 0; i < count; i++) {
-			if (worker[i] <= 0 || waitpid(worker[i], NULL, WNOHANG) > 0) {
-				worker[i] = start_worker(b, listener);
+			if ((worker[i] <= 0 || waitpid(worker[i], NULL, WNOHANG) > 0) &&
+				(worker[i] = fork()) == 0) {
+				work(b, listener);
 			}
 		}
 		sigsuspend(&no_signals); /* until one dies, or we shall stop */
@@ -353,25 +358,21 @@ static int make_schema(struct broker *b)
 
 static int listen_on(int port)
 {
-	struct sockaddr_in sa = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+	struct sockaddr_in sa = {AF_INET, htons((uint16_t)port), {htonl(INADDR_LOOPBACK)}, {0}};
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), on = 1;
 	socklen_t len = sizeof(sa);
 
-	sa.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
 	if (bind(fd, (struct sockaddr *)&sa, len) < 0 || listen(fd, 1024) < 0 ||
 		getsockname(fd, (struct sockaddr *)&sa, &len) < 0) {
-		perror("prefork_httpd: listen");
-		exit(1);
+		err(1, "listen");
 	}
-	printf("listening on 127.0.0.1:%d\n", ntohs(sa.sin_port));
-	fflush(stdout);
+	dprintf(STDOUT_FILENO, "listening on 127.0.0.1:%d\n", ntohs(sa.sin_port));
 	return fd;
 }
 
 int main(int argc, char **argv)
 {
-	static const int handled[] = {SIGTERM, SIGINT, SIGQUIT, SIGCHLD};
 	int port = 8080, workers = 4, opt;
 	struct broker *b;
 	sigset_t all;
@@ -387,12 +388,11 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	sigfillset(&all);
 	sigprocmask(SIG_BLOCK, &all, &no_signals);
-	for (unsigned i = 0; i < 4; i++) {
-		sigaction(handled[i], &(struct sigaction){.sa_handler = on_signal}, NULL);
+	for (const int *s = (int[]){SIGTERM, SIGINT, SIGQUIT, SIGCHLD, 0}; *s != 0; s++) {
+		sigaction(*s, &(struct sigaction){.sa_handler = on_signal}, NULL);
 	}
 	if (broker_attach(NULL, &b) < 0 || make_schema(b) < 0) {
-		fprintf(stderr, "prefork_httpd: %s\n", broker_error(b)->message);
-		return 1;
+		errx(1, "%s", broker_error(b)->message);
 	}
 	supervise(b, listen_on(port), workers);
 	broker_detach(&b);
