@@ -121,6 +121,19 @@ static void apply(struct plan *p)
 	io->config = p->next;
 }
 
+/* Workers look up new names on the board: they must not have to wait for the next tick. */
+static void mirror(struct io *io)
+{
+	for (unsigned i = 0; i < io->nservers; i++) {
+		if (io->servers[i] != NULL) {
+			server_mirror(io->servers[i]);
+		}
+	}
+	for (unsigned i = 0; i < io->npools; i++) {
+		pool_mirror(io->pools[i]);
+	}
+}
+
 int reload_apply(struct io *io, const struct config *next, unsigned max_pools, unsigned max_servers,
 	char *err, size_t errlen)
 {
@@ -152,5 +165,6 @@ int reload_apply(struct io *io, const struct config *next, unsigned max_pools, u
 		pool_decide(io->pools[i]);
 		pool_grow(io->pools[i]);
 	}
+	mirror(io);
 	return 0;
 }

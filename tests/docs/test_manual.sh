@@ -40,7 +40,7 @@ done <<<"$manual"
 for name in $(grep -oE '^	BROKER_[A-Z0-9_]+' client/shmbroker.h | grep -v BROKER_OK); do
 	case $name in
 	BROKER_E_* | BROKER_READONLY | BROKER_STREAM | BROKER_SERIALIZABLE | BROKER_REPEATABLE_READ | \
-		BROKER_NOT_DONE | BROKER_UNKNOWN)
+		BROKER_FRESH | BROKER_BATCH | BROKER_NOT_DONE | BROKER_UNKNOWN)
 		check "$name is explained" grep -qw -- "$name" "$page"
 		;;
 	esac
