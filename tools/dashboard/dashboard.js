@@ -123,7 +123,7 @@ const servers = new Table("t-servers", [
 	{title: "Server", value: (s) => s.name},
 	{title: "Kind", value: (s) => s.kind},
 	{title: "Role", value: (s) => s.role},
-	{title: "State", value: (s) => s.state, tone: (s) => tone(s.state)},
+	{title: "Verdict", value: (s) => s.state, tone: (s) => tone(s.state)},
 	{title: "Since", kind: "num", value: (s) => s.since_seconds,
 		text: (s) => s.since_seconds > 0 ? format.duration(s.since_seconds) : "–"},
 	{title: "Connections", kind: "num", value: (s) => s.connections,
