@@ -22,6 +22,7 @@
 #include "journal.h"
 #include "pool.h"
 #include "session.h"
+#include "sqlite_here.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -63,6 +64,7 @@ struct sqlite_server {
 	char *pool; /* its name: the configuration may be replaced while executors run */
 	sqlite3 *anchor; /* memory: keeps it while connections come and go; never used otherwise */
 	struct sqlite_conn *conns; /* by slot */
+	struct sqlite_here *here; /* short reads; NULL: there are no readers, or no memory */
 };
 
 static unsigned usable_cpus(void)
@@ -190,6 +192,7 @@ static void sqlite_server_close(void *priv)
 	struct sqlite_server *s = priv;
 
 	if (s != NULL) {
+		sqlite_here_destroy(&s->here);
 		sqlite3_close(s->anchor);
 		free(s->conns);
 		free(s->pool);
@@ -228,6 +231,10 @@ static int sqlite_server_open(struct io *io, const struct config_server *server,
 		snprintf(err, errlen, "[server %s] url = %s: %s", server->name, server->url, why);
 		sqlite_server_close(s);
 		return -1;
+	}
+	if (s->readers > 0) {
+		s->here = sqlite_here_create(&(struct executor_options){
+			.path = s->path, .max_prepared = (unsigned)pool->max_prepared});
 	}
 	*priv = s;
 	return 0;
@@ -407,6 +414,9 @@ static bool handle_end(struct sqlite_conn *s, struct exec_job *job)
 	c->tx = job->tx;
 	c->dirty |= job->dirty;
 	count_job(c, job);
+	if (job->took_ns != 0 && job->stmt != NULL) {
+		sqlite_here_learn(job->stmt, job);
+	}
 	end_request(s, r, job);
 	free_job(s, job);
 	fail_heads_without_job(s);
@@ -578,6 +588,16 @@ static struct journal_source *source_of(const struct request *r)
 	return source;
 }
 
+/* Nothing may be before it, in flight or on its way from the executor. */
+static bool may_run_here(const struct sqlite_conn *s, const struct request *r)
+{
+	const struct sqlite_server *server = s->c->server_priv;
+
+	return server->here != NULL && (s->c->roles & CONN_WRITES) == 0 && r->lease == NULL &&
+	       r->op == REQ_EXEC && s->c->ninflight == 1 && s->current == NULL && !s->draining &&
+	       !s->closing && sqlite_here_may_run(r->stmt);
+}
+
 static void sqlite_start(struct conn *c, struct request *r, unsigned begin)
 {
 	const struct sqlite_server *server = c->server_priv;
@@ -609,6 +629,13 @@ static void sqlite_start(struct conn *c, struct request *r, unsigned begin)
 		statement_hold(r->stmt);
 	}
 	r->driver_priv = job;
+	if (may_run_here(s, r) && sqlite_here_run(server->here, job, io_now(c->io))) {
+		board_pool_count(c->io->board, c->pool->index, POOL_METRIC_READS_HERE, 1);
+		s->current = &job->msg;
+		job->msg.kind = EXEC_END;
+		drain(s);
+		return;
+	}
 	executor_submit(s->ex, job);
 	conn_want_flush(c);
 }

@@ -64,6 +64,7 @@ struct executor {
 	/* executor thread */
 	struct sqlite_run *run;
 	struct exec_job *held; /* taken from the inbox, to be run next */
+	uint64_t since_ns; /* a reader: when the job began */
 	uint32_t posted; /* blocks sent */
 	struct exec_msg ready, exited;
 	struct exec_failed failed;
@@ -235,6 +236,9 @@ static void answer(void *arg, struct exec_job *job)
 {
 	struct executor *ex = arg;
 
+	if (!ex->opt.writer) {
+		job->took_ns = doorbell_now() - ex->since_ns;
+	}
 	post(ex, &job->msg, EXEC_END);
 }
 
@@ -309,6 +313,9 @@ static void work(struct executor *ex)
 		job = wait_job(ex);
 		if (job == NULL) {
 			return;
+		}
+		if (!ex->opt.writer) {
+			ex->since_ns = doorbell_now();
 		}
 		sqlite_run_job(ex->run, job);
 		uv_async_send(&ex->async);

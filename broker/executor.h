@@ -111,6 +111,7 @@ struct exec_job {
 	bool changed; /* it may have changed the database */
 	unsigned group; /* on the first job of a group: how many were committed together, else 0 */
 	unsigned hits, misses, evictions; /* of the statement cache, since the last job */
+	uint64_t took_ns; /* a reader: to run it */
 	struct sqlite_failure failure; /* last: large, and not cleared when a job is created */
 };
 

@@ -36,6 +36,7 @@ struct statement {
 	uint64_t quick_ns; /* about the shortest time it took lately, 0: never ran; see request_is_quick */
 	_Atomic int readonly; /* SQLite: 1 it only reads, 0 it writes, -1 not known yet; set from the
 	                         first word, then by executors */
+	int brief; /* SQLite: how far it has proved to be short, see sqlite_here.c; I/O thread */
 	struct statement *chain; /* hash bucket */
 	struct statement *newer, *older; /* least recently used order of unreferenced ones */
 	size_t len;
