@@ -54,7 +54,8 @@ bool choice_may_share(const struct member *m, const struct request *r)
 		return false;
 	}
 	if (share & DRIVER_SHARE_READS) {
-		return (r->flags & REQ_F_READONLY) != 0 && r->sends == 0 &&
+		return m->pool->config->reset == RESET_AUTO &&
+		       (r->flags & REQ_F_READONLY) != 0 && r->sends == 0 &&
 		       r->stmt->quick_ns < SHARE_HEAD_NS && !session_has_lease(r->session);
 	}
 	return (share & DRIVER_SHARE_WRITES) != 0 && !request_reads(r);

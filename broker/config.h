@@ -58,6 +58,11 @@ struct config_server {
 	bool removed; /* it was configured once: in the list of no pool */
 };
 
+enum reset_policy {
+	RESET_AUTO,
+	RESET_ALWAYS,
+};
+
 enum leak_action {
 	LEAK_LOG,
 	LEAK_ROLLBACK,
@@ -97,6 +102,7 @@ struct config_pool {
 	int64_t keepalive_time; /* milliseconds, 0 = never; < max_lifetime, if that is not 0 */
 	int64_t validate_after_idle; /* milliseconds, 0 = always, -1 = never */
 	int64_t validation_timeout; /* milliseconds; < acquire_timeout, or the least */
+	enum reset_policy reset;
 	int64_t leak_threshold; /* milliseconds, 0 = never */
 	enum leak_action leak_action;
 	int64_t idle_tx_timeout; /* milliseconds, 0 = never */

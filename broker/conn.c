@@ -219,6 +219,7 @@ void conn_start(struct conn *c, struct request *r, unsigned begin)
 	}
 	c->turn_sends += request_is_quick(r);
 	c->statements++;
+	c->dirty = c->dirty || c->pool->config->reset == RESET_ALWAYS;
 	if (shared) {
 		board_pool_count(c->io->board, c->pool->index, POOL_METRIC_SHARED_SENDS, 1);
 		if (!timer_is_set(&c->slow) && (c->driver->share & DRIVER_SHARE_READS)) {
