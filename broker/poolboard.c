@@ -2,6 +2,7 @@
 /* poolboard.c - a pool and its connections on the board, as they are at each tick. */
 #include "pool.h"
 
+#include "courier.h"
 #include "lease.h"
 #include "session.h"
 
@@ -137,6 +138,10 @@ static void mirror_gauges(struct pool *p)
 			leased += c->state == CONN_LEASED && !c->dirty;
 			cancelling += c->cancelling;
 		}
+	}
+	if (p->handback.courier != NULL) {
+		gauge(p, POOL_METRIC_JOURNAL_PENDING, courier_pending(p->handback.courier));
+		gauge(p, POOL_METRIC_JOURNAL_REPLAYED, courier_replayed(p->handback.courier));
 	}
 	gauge(p, POOL_METRIC_WAITERS, p->nwaiters);
 	gauge(p, POOL_METRIC_WAITING_SINCE, oldest_wait(p));

@@ -162,6 +162,9 @@ int reload_apply(struct io *io, const struct config *next, unsigned max_pools, u
 		}
 	}
 	for (unsigned i = 0; i < io->npools; i++) {
+		if (handback_configure(io->pools[i], err, errlen) < 0) {
+			return -1;
+		}
 		pool_decide(io->pools[i]);
 		pool_grow(io->pools[i]);
 	}

@@ -55,6 +55,7 @@ static const char *const event_names[BOARD_EVENT_KIND_COUNT] = {
 	[BOARD_EVENT_REFUSAL] = "refusal",
 	[BOARD_EVENT_CONNECT_FAILURE] = "connect_failure",
 	[BOARD_EVENT_ERROR] = "error",
+	[BOARD_EVENT_CONFLICT] = "conflict",
 };
 
 const char *board_event_name(enum board_event_kind kind)

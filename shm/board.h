@@ -317,6 +317,7 @@ enum board_event_kind {
 	BOARD_EVENT_REFUSAL = 12,
 	BOARD_EVENT_CONNECT_FAILURE = 13,
 	BOARD_EVENT_ERROR = 14,
+	BOARD_EVENT_CONFLICT = 15, /* a row of the journal was set aside */
 	BOARD_EVENT_KIND_COUNT
 };
 

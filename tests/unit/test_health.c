@@ -460,6 +460,11 @@ static void test_doubt(void)
 	pass(HEALTH_HURRY_MS * MS);
 	is_int(under_way[0], true, "a probe is under way");
 	health_doubt_role(s);
+	ok(s->state.role == ROLE_PRIMARY && drops == 1, "nor a moment later");
+	says_primary(s, 100);
+	pass(900 * MS);
+	(void)until_asked(s);
+	health_doubt_role(s);
 	ok(s->state.role == ROLE_UNKNOWN && drops == 2, "whose answer would come too late");
 	says_standby(s, 100);
 	ok(s->state.role == ROLE_STANDBY && logs == 1, "%s", last_log);
