@@ -20,6 +20,7 @@ enum cap_kind {
 /* What a request or lease counts for. */
 struct capped {
 	bool uid_taken, tag_taken;
+	bool slow; /* known to be, see choice_is_slow */
 	uint32_t uid;
 	uint64_t tag;
 };

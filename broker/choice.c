@@ -17,6 +17,8 @@
 #define SHARE_HEAD_NS (5u * 1000000u)
 /* Writes that one SQLite transaction may gather. */
 #define SHARE_WRITES_MAX 64u
+/* Reads that take the server no longer than this on average are packed. */
+#define PACK_NS (200u * 1000u)
 /* Quick reads that are put on one connection in one turn, before another is looked for. */
 #define SHARE_GROUP 8u
 
@@ -59,6 +61,32 @@ bool choice_may_share(const struct member *m, const struct request *r)
 		       r->stmt->quick_ns < SHARE_HEAD_NS && !session_has_lease(r->session);
 	}
 	return (share & DRIVER_SHARE_WRITES) != 0 && !request_reads(r);
+}
+
+/*
+ * More connections than processors at work on short reads make none of them faster, and each has to
+ * be woken and listened to.  So from io->lanes on a short read joins those that work, also if
+ * another connection is free.
+ */
+static bool packs(const struct member *m, const struct request *r)
+{
+	return m->state_count[CONN_BUSY] >= m->pool->io->lanes && request_is_quick(r) &&
+	       r->stmt->serve_ns < PACK_NS;
+}
+
+/* SQLite's writer is one connection, which nothing quicker could be given instead. */
+bool choice_is_slow(const struct pool *p, const struct request *r)
+{
+	return r->op == REQ_EXEC && r->lease_id == 0 && r->stmt->quick_ns >= SHARE_HEAD_NS &&
+	       (p->writer == NULL || !p->writer->split || request_reads(r));
+}
+
+unsigned choice_slow_limit(const struct pool *p)
+{
+	unsigned all = p->writer != NULL && p->writer->split ? p->writer->nconns - 1
+							     : (unsigned)p->config->max_size;
+
+	return all > 1 ? all - 1 : 1;
 }
 
 static bool is_open_to_others(const struct conn *c, unsigned limit)
@@ -136,6 +164,14 @@ static struct conn *shared_in(struct member *m, const struct request *r, const s
 	return shared_conn(m, r);
 }
 
+/* One that is free, or that r had better join although one is free. */
+static struct conn *free_in(struct member *m, const struct request *r, const struct request *older)
+{
+	struct conn *c = packs(m, r) ? shared_in(m, r, older) : NULL;
+
+	return c != NULL ? c : idle_in(m, r, older);
+}
+
 /* A server that takes reads and has what the worker wrote before. */
 static bool may_read(const struct member *m, const struct request *r)
 {
@@ -158,7 +194,7 @@ static struct conn *pick_roaming(struct pool *p, const struct request *r, const 
 			least = m;
 		}
 	}
-	c = least != NULL ? idle_in(least, r, older) : NULL;
+	c = least != NULL ? free_in(least, r, older) : NULL;
 	if (c != NULL) {
 		p->turn = (least->index + 1) % p->nmembers;
 		return c;
@@ -180,7 +216,7 @@ struct conn *choice_pick(struct pool *p, const struct request *r, const struct r
 		return pick_roaming(p, r, older);
 	}
 	if (choice_roams(r) && (p->decision.readers & 1) != 0) {
-		c = idle_in(p->member[0], r, older);
+		c = free_in(p->member[0], r, older);
 		return c != NULL ? c : shared_in(p->member[0], r, older);
 	}
 	if (p->writer == NULL || choice_roams(r)) {

@@ -51,6 +51,7 @@ struct io {
 	struct timer_wheel wheel;
 	struct pool **pools;
 	unsigned npools;
+	unsigned lanes; /* connections of one server that short reads use before they share */
 	struct server **servers; /* by their rows on the board; NULL: none any more */
 	unsigned nservers;
 	unsigned nremoved; /* servers that are in no table any more and have members still */

@@ -103,7 +103,7 @@ void pool_decide(struct pool *p)
 		s[i] = p->member[i]->server->state;
 	}
 	p->decision = decide(&policy, s, p->nmembers, &was);
-	p->writer = handback_writer(p);
+	p->writer = p->decision.writer >= 0 ? p->member[p->decision.writer] : NULL;
 	if (p->decision.mode != was.mode || p->decided_ns == 0) {
 		p->decided_ns = io_now(p->io);
 	}
@@ -143,7 +143,8 @@ static bool is_capped(const struct pool *p, const struct request *r)
 
 void pool_cap_take(struct pool *p, struct capped *c, const struct request *r)
 {
-	*c = (struct capped){0};
+	*c = (struct capped){.slow = choice_is_slow(p, r)};
+	p->nslow += c->slow;
 	if (p->config->max_per_uid > 0) {
 		c->uid = session_uid(r->session);
 		c->uid_taken = caps_take(&p->caps, CAP_UID, c->uid);
@@ -156,6 +157,7 @@ void pool_cap_take(struct pool *p, struct capped *c, const struct request *r)
 
 void pool_cap_drop(struct pool *p, struct capped *c)
 {
+	p->nslow -= c->slow;
 	if (c->uid_taken) {
 		caps_drop(&p->caps, CAP_UID, c->uid);
 	}
@@ -174,17 +176,16 @@ static struct request *first_waiter(struct pool *p, enum pool_queue q)
 		       : cds_list_first_entry(&p->waiters[q], struct request, link);
 }
 
-/* The first whose user and tag may have another connection. */
+/* The first that may have another connection: for its user, its tag, and if it is slow. */
 static struct request *first_eligible(struct pool *p, enum pool_queue q)
 {
+	bool caps = p->config->max_per_uid > 0 || p->config->max_per_tag > 0;
+	bool slow = p->nslow < choice_slow_limit(p);
 	struct request *r;
 
-	if (p->config->max_per_uid == 0 && p->config->max_per_tag == 0) {
-		return first_waiter(p, q);
-	}
 	cds_list_for_each_entry(r, &p->waiters[q], link)
 	{
-		if (!is_capped(p, r)) {
+		if ((slow || !choice_is_slow(p, r)) && (!caps || !is_capped(p, r))) {
 			return r;
 		}
 	}
@@ -363,7 +364,6 @@ void pool_dispatch(struct pool *p)
 	if (p->nwaiters == 0) {
 		return;
 	}
-	handback_step(p);
 	while (serve_one(p)) {
 	}
 	p->round++;
@@ -431,7 +431,6 @@ void pool_describe_wait(struct pool *p, char *buf, size_t size)
 {
 	unsigned idle = pool_count(p, CONN_IDLE), active = pool_used(p);
 	const char *error = last_error(p);
-	const char *why = handback_why(p) != NULL ? handback_why(p) : p->decision.why;
 	char holders[320] = "";
 
 	describe_holders(p, holders, sizeof(holders));
@@ -440,7 +439,7 @@ void pool_describe_wait(struct pool *p, char *buf, size_t size)
 		"connecting=%u%s%s%s%s%s)",
 		p->config->name, active + idle, active, idle, p->nwaiters,
 		pool_count(p, CONN_CONNECTING), holders, p->writer == NULL ? "; " : "",
-		p->writer == NULL ? why : "",
+		p->writer == NULL ? p->decision.why : "",
 		error[0] != '\0' ? "; last connect error: " : "", error);
 }
 
@@ -499,7 +498,6 @@ void pool_tick(struct pool *p)
 	}
 	look_for_writer(p);
 	bury_drained(p);
-	handback_step(p);
 	tell_waiting(p);
 	p->ever_ready = p->ever_ready || pool_is_ready(p);
 	pool_mirror(p);
@@ -555,7 +553,6 @@ void pool_close(struct pool *p)
 	struct member *m;
 
 	p->closing = true;
-	handback_close(p);
 	pool_refuse_waiters(p);
 	cds_list_for_each_entry(m, &p->members, pool_link)
 	{
@@ -567,9 +564,6 @@ bool pool_is_closed(const struct pool *p)
 {
 	struct member *m;
 
-	if (!handback_is_closed(p)) {
-		return false;
-	}
 	cds_list_for_each_entry(m, &p->members, pool_link)
 	{
 		if (m->state_count[CONN_CLOSED] != m->nconns) {

@@ -14,8 +14,10 @@
  * from the others.  Of the two at the head the older is served first; the younger may pass it only on
  * a connection that the older one could not use.
  *
- * A request that may share (see may_share in choice.c) needs no free connection; but while anyone
- * waits for a connection of his own nobody overtakes him.
+ * A request that may share (see choice.c) needs no free connection; but while anyone waits for a
+ * connection of his own nobody overtakes him.  But statements that are known to be slow leave one
+ * connection to the others: where they have all the rest they are passed by, or a few of them would
+ * keep all workers waiting.
  *
  * I/O thread only.
  */
@@ -25,7 +27,6 @@
 #include "caps.h"
 #include "driver.h"
 #include "failover.h"
-#include "handback.h"
 #include "io.h"
 #include "member.h"
 
@@ -45,7 +46,6 @@ struct pool {
 
 	struct decision decision;
 	struct member *writer; /* takes writes now, or NULL */
-	struct handback handback;
 	uint64_t decided_ns; /* when the mode changed last */
 	unsigned turn; /* of the servers that take reads: where to look first */
 
@@ -53,6 +53,7 @@ struct pool {
 	unsigned nwaiters;
 	uint64_t round; /* of serving: who is still there after one had to wait */
 	struct caps caps;
+	unsigned nslow; /* slow statements that run */
 	bool closing;
 	bool told_waiting; /* queue_notify was logged and has not ended */
 	bool ever_ready;
@@ -135,5 +136,8 @@ enum pool_queue choice_queue(const struct pool *p, const struct request *r);
  */
 struct conn *choice_pick(struct pool *p, const struct request *r, const struct request *older);
 bool choice_may_share(const struct member *m, const struct request *r);
+/* A statement without a lease that is known to take long; how many of them may run at once. */
+bool choice_is_slow(const struct pool *p, const struct request *r);
+unsigned choice_slow_limit(const struct pool *p);
 
 #endif

@@ -34,6 +34,7 @@ struct statement {
 	uint32_t traits; /* enum statement_trait */
 	uint64_t uses;
 	uint64_t quick_ns; /* about the shortest time it took lately, 0: never ran; see request_is_quick */
+	uint64_t serve_ns; /* time the server spends on one, on average of late: with others behind it */
 	_Atomic int readonly; /* SQLite: 1 it only reads, 0 it writes, -1 not known yet; set from the
 	                         first word, then by executors */
 	int brief; /* SQLite: how far it has proved to be short, see sqlite_here.c; I/O thread */
