@@ -50,8 +50,10 @@ layer client -Iclient -Ishm
 layer broker -Ibroker -Ishm -Iclient # errors.def is the one table of codes
 layer tools -Itools -Iclient -Ishm
 layer tests/tap -Itests/tap
-layer tests/integration/lib -Itests/integration/lib -Itests/tap
-layer tests/model -Itests/model
+layer tests/integration/lib -Itests/integration/lib -Itests/fault/lib -Itests/tap -Iclient -Ishm
+layer tests/fault/lib -Itests/fault/lib -Itests/integration/lib -Ishm -Iclient
+# sched.h is ours only between quotes
+layer tests/model -iquote tests/model -Itests/tap -Ibroker -Ishm -Iclient
 
 # shellcheck disable=SC2086
 compile "client/shmbroker.h as C99" shmbroker.h ${CC:-cc} -x c -std=c99 -pedantic-errors -Wall \
