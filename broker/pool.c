@@ -103,7 +103,7 @@ void pool_decide(struct pool *p)
 		s[i] = p->member[i]->server->state;
 	}
 	p->decision = decide(&policy, s, p->nmembers, &was);
-	p->writer = p->decision.writer >= 0 ? p->member[p->decision.writer] : NULL;
+	p->writer = handback_writer(p);
 	if (p->decision.mode != was.mode || p->decided_ns == 0) {
 		p->decided_ns = io_now(p->io);
 	}
@@ -364,6 +364,7 @@ void pool_dispatch(struct pool *p)
 	if (p->nwaiters == 0) {
 		return;
 	}
+	handback_step(p);
 	while (serve_one(p)) {
 	}
 	p->round++;
@@ -431,6 +432,7 @@ void pool_describe_wait(struct pool *p, char *buf, size_t size)
 {
 	unsigned idle = pool_count(p, CONN_IDLE), active = pool_used(p);
 	const char *error = last_error(p);
+	const char *why = handback_why(p) != NULL ? handback_why(p) : p->decision.why;
 	char holders[320] = "";
 
 	describe_holders(p, holders, sizeof(holders));
@@ -439,7 +441,7 @@ void pool_describe_wait(struct pool *p, char *buf, size_t size)
 		"connecting=%u%s%s%s%s%s)",
 		p->config->name, active + idle, active, idle, p->nwaiters,
 		pool_count(p, CONN_CONNECTING), holders, p->writer == NULL ? "; " : "",
-		p->writer == NULL ? p->decision.why : "",
+		p->writer == NULL ? why : "",
 		error[0] != '\0' ? "; last connect error: " : "", error);
 }
 
@@ -498,6 +500,7 @@ void pool_tick(struct pool *p)
 	}
 	look_for_writer(p);
 	bury_drained(p);
+	handback_step(p);
 	tell_waiting(p);
 	p->ever_ready = p->ever_ready || pool_is_ready(p);
 	pool_mirror(p);
@@ -553,6 +556,7 @@ void pool_close(struct pool *p)
 	struct member *m;
 
 	p->closing = true;
+	handback_close(p);
 	pool_refuse_waiters(p);
 	cds_list_for_each_entry(m, &p->members, pool_link)
 	{
@@ -564,6 +568,9 @@ bool pool_is_closed(const struct pool *p)
 {
 	struct member *m;
 
+	if (!handback_is_closed(p)) {
+		return false;
+	}
 	cds_list_for_each_entry(m, &p->members, pool_link)
 	{
 		if (m->state_count[CONN_CLOSED] != m->nconns) {

@@ -27,6 +27,7 @@
 #include "caps.h"
 #include "driver.h"
 #include "failover.h"
+#include "handback.h"
 #include "io.h"
 #include "member.h"
 
@@ -46,6 +47,7 @@ struct pool {
 
 	struct decision decision;
 	struct member *writer; /* takes writes now, or NULL */
+	struct handback handback;
 	uint64_t decided_ns; /* when the mode changed last */
 	unsigned turn; /* of the servers that take reads: where to look first */
 
