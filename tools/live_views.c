@@ -157,6 +157,7 @@ static struct grid *make_pools(const struct live_data *d)
 static const struct grid_column throughput_grid[] = {
 	{"pool", GRID_TEXT, "Name of the pool"},
 	{"state", GRID_TEXT, "up; degraded: serves, but not on its first choice or reads only"},
+	{"writes", GRID_TEXT, "Server that takes writes now; - is none"},
 	{"stmt/s", GRID_NUMBER, "Statements that ended, per second"},
 	{"avg10", GRID_NUMBER, "The same, average of about 10 samples"},
 	{"100", GRID_NUMBER, "Of about 100"},
@@ -180,6 +181,8 @@ static void throughput_row(struct grid *g, const struct live_data *d, unsigned i
 	grid_row(g, i + 1u, NULL);
 	grid_text(g, "%s%s", p->name, mark(d->now->pools[i].torn));
 	pool_state(g, p->state);
+	grid_text(g, "%s", sample_server_name(d->now, p->server, buf));
+	grid_tone(g, p->server == BOARD_NONE ? TONE_BAD : TONE_PLAIN);
 	grid_number(g, d->pools[i].statements);
 	pool_averages(g, d, i);
 	errors_rate(g, d->pools[i].errors);
@@ -261,9 +264,9 @@ static const struct grid_column server_grid[] = {
 	{"latency", GRID_DURATION, "Time the last probe took"},
 	{"probed", GRID_DURATION, "How long ago a probe was answered"},
 	{"conns", GRID_COUNT, "Connections to it, of all pools"},
+	{"last_error", GRID_TEXT, "What went wrong last"},
 	{"kind", GRID_TEXT, "postgresql or sqlite"},
 	{"address", GRID_TEXT, "Where it is; never with a password"},
-	{"last_error", GRID_TEXT, "What went wrong last"},
 };
 
 static void server_verdict(struct grid *g, uint32_t state)
@@ -301,10 +304,10 @@ static void server_row(struct grid *g, const struct live_data *d, unsigned i)
 	grid_number(g, (double)v->latency_ns / 1e9);
 	grid_number(g, sample_age(d->now, v->probed_ns));
 	grid_number(g, v->connections);
-	grid_text(g, "%s", v->kind);
-	grid_text(g, "%s", v->address);
 	grid_text(g, "%s", v->last_error[0] != '\0' ? v->last_error : "-");
 	grid_tone(g, v->state == BOARD_SERVER_UP ? TONE_DIM : TONE_PLAIN);
+	grid_text(g, "%s", v->kind);
+	grid_text(g, "%s", v->address);
 }
 
 static struct grid *make_servers(const struct live_data *d)

@@ -33,7 +33,7 @@ width_ok() { # no line is wider than N
 # --- overview
 screen_start 80 24 "$live"
 ok "the overview says that the broker runs" screen_shows "^broker running  pid $b_pid  up "
-ok "with the throughput of the pool" screen_shows '^main +up +[0-9]'
+ok "with the throughput of the pool" screen_shows '^main +up +local +[0-9]'
 ok "with percentiles" screen_shows '^POOL +WAIT_P50 +P95 +P99 +RUN_P50'
 ok "with servers" screen_shows '^local +local +up'
 ok "with events" screen_shows 'start +broker .*pid '

@@ -284,6 +284,7 @@ static void test_pools(void)
 	grid_free(&g);
 	g = live_part(&data, PART_THROUGHPUT);
 	is_str(cell(g, 0, "conns"), "2/7", "the overview has connections in use and open");
+	is_str(cell(g, 0, "writes"), "db2", "and who takes writes");
 	grid_free(&g);
 }
 
