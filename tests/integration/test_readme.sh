@@ -1,0 +1,29 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+#
+# test_readme.sh - the program in README.md compiles as it stands there, runs below `broker run`, and is as
+# short as it says; the example server is not longer than it may be.
+# shellcheck source=tests/integration/lib/fixture.sh
+. "$(dirname "$0")/lib/fixture.sh"
+
+it_scratch
+source=$scratch/hello.c
+sed -n '/^```c$/,/^```$/p' "$SOURCE_ROOT/README.md" | sed '1d;$d' >"$source"
+lines=$(grep -c . "$source")
+ok "README.md has a program of some thirty lines ($lines)" test "$lines" -ge 20 -a "$lines" -le 32
+# shellcheck disable=SC2086
+ok "it compiles" ${CC:-cc} -Wall -Wextra -Werror -std=gnu11 -I"$SOURCE_ROOT/client" "$source" \
+	-o "$scratch/hello" -L"$BUILD_ROOT/client" -lshmbroker
+for name in $(compgen -e BROKER_); do
+	case $name in
+	*_BIN) ;;
+	*) unset "$name" ;;
+	esac
+done
+cd "$scratch" || exit 99
+said=$(LD_LIBRARY_PATH=$BUILD_ROOT/client "$BROKER_BIN" run -- ./hello 2>err)
+is "$said" "hello, world" "it says hello" || diag "$(cat err)"
+ok "the database is in the working directory" test -s shmbroker.db
+lines=$(wc -l <"$SOURCE_ROOT/client/examples/prefork_httpd.c")
+ok "the example server has at most 400 lines ($lines)" test "$lines" -le 400
+done_testing
