@@ -173,7 +173,7 @@ def machine_list(context):
     a, pg = context.arguments, context.postgres
     cpus = len(os.sched_getaffinity(0))
     settings = ", ".join(f"{k}={v}" for k, v in pg.settings.items())
-    ours = ", ".join([f"pool main.max_size={a.pool}"] + a.set)
+    ours = ", ".join([f"pool main.max_size={a.pool} (where nothing else is said)"] + a.set)
     others = [r["others_cpus"] for r in context.results if r["others_cpus"] is not None]
     noise = figures.median(others) or 0
     lines = [
@@ -185,7 +185,7 @@ def machine_list(context):
         "defaults.",
         f"PostgreSQL: {pg.version}; {settings}, otherwise defaults (fsync and synchronous_commit "
         f"on); pgbench's tables at scale {a.scale}.",
-        f"PgBouncer: {_program('pgbouncer')}; transaction mode, default_pool_size={a.pool}; it "
+        f"PgBouncer: {_program('pgbouncer')}; transaction mode, default_pool_size as the broker's max_size; it "
         "cannot keep named prepared statements, so the better of unnamed and simple statements is "
         "taken in each case.",
         f"Pgpool-II: {_program('pgpool')}; one child for each worker, connection cache on.",
@@ -261,7 +261,8 @@ def page_text(context, notes):
         "the database server's processes.\n",
     ]
     for s in present(context):
-        parts += [f"### {s.title}\n", f"Series `{s.name}`.\n",
+        own = f", with {s.pool} connections of the broker and of PgBouncer" if s.pool else ""
+        parts += [f"### {s.title}\n", f"Series `{s.name}`{own}.\n",
                   markdown(HEADINGS, rows_of(context, s.name), right) + "\n"]
     parts += [
         "## What the broker did for a point read\n",

@@ -42,6 +42,9 @@ class Series:
 
 
 PG = ("broker", "libpq", "pgbouncer")
+# A commit waits for the disk together with those of other connections, so more connections than
+# processors are of use: half as many as there are workers.
+WRITE_POOL = 16
 PAGES = ("broker", "broker-1by1", "libpq", "libpq-together", "pgbouncer", "pgbouncer-together")
 
 
@@ -51,8 +54,9 @@ def all_series(pool):
         Series("point", "One row by its key (`pgbench -S`)", "point", (1, 2, 8, 32, 64, 256), PG,
                (1, 8, 64), once=(("pgpool", 32), ("broker-undeclared", 64))),
         Series("pages", "A page: 20 point reads", "pages", (8,), PAGES, (8,)),
-        Series("write", "One row changed by its key, committed at once", "write", (8, 32), PG, (32,)),
-        Series("tpcb", "pgbench's transaction", "tpcb", (8, 32), PG, (32,)),
+        Series("write", "One row changed by its key, committed at once", "write", (8, 32), PG, (32,),
+               pool=WRITE_POOL),
+        Series("tpcb", "pgbench's transaction", "tpcb", (8, 32), PG, (32,), pool=WRITE_POOL),
         Series("rows1", "Results of 1 row", "rows", (8,), ("broker", "libpq"), (), ("--rows", "1")),
         Series("rows100", "Results of 100 rows", "rows", (8,), ("broker", "libpq"), (),
                ("--rows", "100")),
@@ -66,6 +70,10 @@ def all_series(pool):
         Series("lease", "A connection of the pool taken and given back unused", "lease", (1,),
                ("broker",), (1,)),
     ]
+    if pool != WRITE_POOL:
+        for name in ("write", "tpcb"):
+            series.append(Series(f"{name}-pool{pool}", f"The workload {name} with {pool} connections",
+                                 name, (32,), ("broker", "pgbouncer"), pool=pool))
     for n in (2, 4, 16):
         if n != pool:
             series.append(Series(f"point-pool{n}", f"Point reads with {n} connections", "point",
