@@ -190,6 +190,15 @@ static json_t *server_object(const struct sample *s, unsigned i, bool *failed)
 	return o;
 }
 
+/* Number of a shape as everywhere: 16 digits. */
+static json_t *fingerprint_or_null(uint64_t fingerprint)
+{
+	char buf[32];
+
+	snprintf(buf, sizeof(buf), "%016llx", (unsigned long long)fingerprint);
+	return fingerprint != 0 ? json_string(buf) : json_null();
+}
+
 static json_t *conn_object(const struct sample *s, unsigned i, bool *failed)
 {
 	const struct board_conn_info *c = &s->conns[i].info;
@@ -209,6 +218,8 @@ static json_t *conn_object(const struct sample *s, unsigned i, bool *failed)
 	set(o, "worker", c->worker_slot == BOARD_NONE ? json_null() : json_integer(c->worker_slot),
 		failed);
 	set(o, "lease_seconds", json_real(sample_age(s, c->lease_ns)), failed);
+	set(o, "fingerprint", fingerprint_or_null(c->fingerprint), failed);
+	set(o, "running_seconds", json_real(sample_age(s, c->statement_ns)), failed);
 	set(o, "torn", json_boolean(s->conns[i].torn), failed);
 	return o;
 }

@@ -100,7 +100,8 @@ char *live_head(const struct live_data *d, bool date, char *buf, size_t size, en
 /* Second line: all pools in one, with a sparkline if it fits. */
 char *live_summary(const struct live_data *d, unsigned width, char *buf, size_t size);
 
-/* Text of the shape that a connection runs or ran last, "" if that is not known. */
+/* Text of the shape that a connection runs or ran last, its number if the text cannot be read or is
+ * not there yet (it comes when the first statement of its shape ends), "" if there is none. */
 const char *live_shape(
 	const struct live_data *d, uint32_t pool, uint64_t fingerprint, char *buf, size_t size);
 

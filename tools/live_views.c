@@ -346,7 +346,10 @@ const char *live_shape(
 	const struct live_data *d, uint32_t pool, uint64_t fingerprint, char *buf, size_t size)
 {
 	buf[0] = '\0';
-	for (int i = 0; fingerprint != 0 && i < d->texts.nshapes; i++) {
+	if (fingerprint == 0) {
+		return buf;
+	}
+	for (int i = 0; i < d->texts.nshapes; i++) {
 		const struct shape_row *r = &d->texts.shapes[i].row;
 
 		if (r->fingerprint == fingerprint && r->pool == pool) {
@@ -354,6 +357,7 @@ const char *live_shape(
 			return buf;
 		}
 	}
+	snprintf(buf, size, "shape %016llx", (unsigned long long)fingerprint);
 	return buf;
 }
 

@@ -53,6 +53,15 @@ screen_keys 3
 ok "3 shows connections" screen_shows "leased|transaction.* $holder_pid holder"
 screen_keys 4
 ok "4 shows who holds what" screen_shows "^ *$holder_pid +holder +main/[0-9]+ +[0-9.]+m?s +.*POST /cart"
+long='WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c WHERE x<10000000) SELECT count(*) FROM c'
+answers=$(wc -l <"$scratch/holder.out")
+printf 'exec\tPOST /pay\t%s\n' "$long" >&7
+ok "the number of what it runs for the first time" screen_shows "^ *$holder_pid +holder .* shape [0-9a-f]{5}"
+answered() {
+	[ "$(wc -l <"$scratch/holder.out")" -gt "$answers" ]
+}
+wait_until 60000 answered
+ok "then the shape of what it ran" screen_shows "^ *$holder_pid +holder +main/.* with rec"
 screen_keys 5
 ok "5 shows shapes of statements" screen_shows 'select \?'
 screen_keys t

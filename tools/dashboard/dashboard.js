@@ -171,6 +171,12 @@ const slowest = new Table("t-slow", [
 	{title: "Server", value: (q) => q.server ?? "–"},
 ], (q) => q.number, "No slow statements so far.");
 
+// Text of the shape that a connection runs, if it is among those that are shown.
+function shapeOf(lease) {
+	return (latest.statements ?? []).find(
+		(s) => s.fingerprint === lease.fingerprint && s.pool === lease.pool)?.statement ?? "";
+}
+
 const leases = new Table("t-leases", [
 	{title: "Held for", kind: "num", value: (l) => l.lease_seconds,
 		text: (l) => format.duration(l.lease_seconds),
@@ -178,6 +184,9 @@ const leases = new Table("t-leases", [
 	{title: "Worker", kind: "num", value: (l) => l.holder?.pid, text: (l) => l.holder?.pid ?? "–"},
 	{title: "Name", value: (l) => l.holder?.name},
 	{title: "Tag", kind: "wide", value: (l) => l.holder?.tag},
+	{title: "Runs for", kind: "num", value: (l) => l.running_seconds,
+		text: (l) => l.running_seconds > 0 ? format.duration(l.running_seconds) : "–"},
+	{title: "Statement", kind: "code", value: (l) => shapeOf(l)},
 	{title: "State", value: (l) => l.state, tone: (l) => tone(l.state)},
 	{title: "Pool", value: (l) => l.pool ?? "–"},
 	{title: "Server", value: (l) => l.server ?? "–"},

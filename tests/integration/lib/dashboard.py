@@ -172,6 +172,7 @@ def test_workers(t, b, sock):
     t.equal(w.tell("begin", "POST /checkout", "SELECT 1"), "ok", "a worker begins a transaction")
     t.within(b.wait_until(ROW, SOON, "t-leases", str(w.process.pid)), SOON, "who holds it is shown")
     t.ok(b.run(ROW, "t-leases", "POST /checkout"), "and for which request")
+    t.within(b.wait_until(ROW, SOON, "t-leases", "select ?"), SOON, "and what it ran")
     w.kill()
     t.within(b.wait_until(ROW, SOON, "t-events", "worker %d (holder)" % w.process.pid), SOON,
              "its death is shown within two seconds")
@@ -240,7 +241,9 @@ def test_looks(t, b, shots):
 
 
 def test_safety(t, b, url):
-    t.equal(b.messages(), [], "the console stayed empty: no error, no violation of the policy")
+    # test_charts() reads pixels, again and again on a slow machine, which Chromium remarks upon
+    said = [m for m in b.messages() if "getImageData" not in m]
+    t.equal(said, [], "the console stayed empty: no error, no violation of the policy")
     t.equal(b.run("return performance.getEntriesByType('resource').map((e) => e.name)"
                   ".filter((n) => !n.startsWith(arguments[0]))", url), [], "nothing came from elsewhere")
     t.equal(b.run("""
