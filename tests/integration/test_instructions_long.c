@@ -38,13 +38,13 @@
 #define BATCH_TEXT "20"
 
 /* Instructions for one statement.  One at a time, the broker blocks after each; whether the next
- * comes before that takes from 5,200 to 6,400 on the fake database. */
+ * comes before that takes from 4,100 to 5,300 on the fake database. */
 #define BUDGET_SUBMIT 1280
-#define BUDGET_COMPLETE 1570
-#define BUDGET_FAKE_ONE 5800
-#define BUDGET_FAKE_MANY 4300
-#define BUDGET_PG_ONE 15100
-#define BUDGET_PG_MANY 12900
+#define BUDGET_COMPLETE 1600
+#define BUDGET_FAKE_ONE 4700
+#define BUDGET_FAKE_MANY 3500
+#define BUDGET_PG_ONE 13900
+#define BUDGET_PG_MANY 11700
 
 #define FAKE_SQL "echo"
 #define PG_SQL "SELECT relpages FROM pg_class WHERE oid = $1 + 1247"

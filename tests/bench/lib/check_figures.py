@@ -91,8 +91,12 @@ def check_plan():
     short = full_round(True)
     ok(0 < len(short) <= 30, "a short run is short")
     ok(not any("-" in r["contender"] for r in short), "and has no variants")
-    sizes = [s.pool for s in plan.all_series(4) if s.pool]
+    sizes = [s.pool for s in plan.all_series(4) if s.name.startswith("point-pool")]
     ok(sizes == [2, 16], "other sizes of the pool are others than the ordinary one")
+    few = [s.name for s in plan.all_series(4) if s.name.startswith(("write-", "tpcb-"))]
+    ok(few == ["write-pool4", "tpcb-pool4"], "writes are measured with few connections, too")
+    names = [s.name for s in plan.all_series(plan.WRITE_POOL)]
+    ok(len(names) == len(set(names)), "no series is there twice")
 
 
 def check_page():
