@@ -44,6 +44,7 @@ struct replay {
 	unsigned ntx;
 	int64_t tx; /* the last one of it */
 	unsigned singles; /* so many more have one transaction each */
+	unsigned limit; /* otherwise: halved when a connection is lost, so that something gets in */
 	unsigned done, naside;
 	struct courier_conflict aside[REPLAY_BATCH];
 
@@ -59,6 +60,7 @@ struct replay *replay_create(struct pgcall *pg, struct journal *j)
 	if (r != NULL) {
 		r->pg = pg;
 		r->j = j;
+		r->limit = REPLAY_BATCH;
 	}
 	return r;
 }
@@ -102,6 +104,7 @@ static void set_failure(struct replay *r, const char *sqlstate, const char *text
 static int fail_pg(struct replay *r)
 {
 	set_failure(r, r->pg->sqlstate, r->pg->why);
+	r->limit = r->limit > 1 ? r->limit / 2 : 1;
 	pgcall_close(r->pg);
 	return -1;
 }
@@ -731,12 +734,13 @@ static enum replay_result commit_batch(struct replay *r)
 	}
 	r->position = r->at;
 	r->singles -= r->singles > 0;
+	r->limit = r->limit * 2 < REPLAY_BATCH ? r->limit * 2 : REPLAY_BATCH;
 	return forget(r) < 0 ? REPLAY_FAILED : REPLAY_MORE;
 }
 
 enum replay_result replay_pass(struct replay *r)
 {
-	unsigned limit = r->singles > 0 || r->doomed.tx != 0 ? 1 : REPLAY_BATCH;
+	unsigned limit = r->singles > 0 || r->doomed.tx != 0 ? 1 : r->limit;
 	uint64_t since = doorbell_now();
 	int64_t first, last, ever;
 	struct sqlite_failure f;
