@@ -523,12 +523,13 @@ void lease_tick(struct lease *l)
 		take_away(l, "25P04", "the transaction took longer than transaction_timeout");
 	} else if (open && c->idle_tx_timeout > 0 && silent > (uint64_t)c->idle_tx_timeout * ms) {
 		take_away(l, "25P03", "the transaction was idle for longer than idle_tx_timeout");
-	} else if (c->leak_threshold > 0 && silent > (uint64_t)c->leak_threshold * ms) {
+	} else if (c->leak_threshold > 0 &&
+		   (is_tx(l) ? silent : now - l->since_ns) > (uint64_t)c->leak_threshold * ms) {
 		if (!l->leaked) {
 			report(l, (double)silent / 1e9);
 		}
-		if (c->leak_action == LEAK_ROLLBACK) {
-			take_away(l, "", "the lease was idle for longer than leak_threshold");
+		if (c->leak_action == LEAK_ROLLBACK && l->conn->ninflight == 0) {
+			take_away(l, "", "the lease was held for longer than leak_threshold");
 		}
 	}
 }

@@ -29,6 +29,12 @@ unsigned member_open(const struct member *m)
 	return m->nconns - m->state_count[CONN_CLOSED];
 }
 
+/* Of those, the ones that are not on their way out. */
+static unsigned staying(const struct member *m)
+{
+	return member_open(m) - m->state_count[CONN_CLOSING];
+}
+
 unsigned member_used(const struct member *m)
 {
 	return m->state_count[CONN_BUSY] + m->state_count[CONN_LEASED] +
@@ -131,7 +137,7 @@ static bool server_has_room(const struct member *m)
 static struct conn *spare_of(struct member *o)
 {
 	if (cds_list_empty(&o->in_state[CONN_IDLE]) || o->pool->nwaiters > 0 || o->split ||
-		member_open(o) <= (unsigned)config(o)->guaranteed) {
+		staying(o) <= (unsigned)config(o)->guaranteed) {
 		return NULL;
 	}
 	return cds_list_entry(o->in_state[CONN_IDLE].prev, struct conn, link);
@@ -335,7 +341,7 @@ bool member_is_stale(const struct member *m, const struct conn *c)
 bool member_keeps(const struct member *m, const struct conn *c)
 {
 	return m->index != MEMBER_DRAINING && !c->retire && !m->pool->io->stopping &&
-	       (m->split || member_open(m) <= size_of(m) + (m->replacing ? 1 : 0) ||
+	       (m->split || staying(m) <= size_of(m) + (m->replacing ? 1 : 0) ||
 		       m->pool->nwaiters > 0);
 }
 
@@ -347,7 +353,7 @@ static void replace_old(struct member *m)
 	if (m->replacing || c == NULL || !is_old(m, c)) {
 		return;
 	}
-	if (member_open(m) > wanted(m) || !server_has_room(m)) {
+	if (staying(m) > wanted(m) || !server_has_room(m)) {
 		retire(c);
 	} else if (may_connect(m)) {
 		m->replacing = true;
@@ -362,9 +368,9 @@ static void retire_idle(struct member *m)
 
 	while (!cds_list_empty(&m->in_state[CONN_IDLE])) {
 		struct conn *c = cds_list_entry(m->in_state[CONN_IDLE].prev, struct conn, link);
-		bool beyond = member_open(m) > size && m->pool->nwaiters == 0 && !m->replacing;
+		bool beyond = staying(m) > size && m->pool->nwaiters == 0 && !m->replacing;
 
-		if (!beyond && (idle_ns == 0 || member_open(m) <= wanted(m) ||
+		if (!beyond && (idle_ns == 0 || staying(m) <= wanted(m) ||
 				       now - c->idle_since_ns <= idle_ns)) {
 			return;
 		}
@@ -375,7 +381,7 @@ static void retire_idle(struct member *m)
 /* What was to be opened for somebody who was served by another one. */
 static void drop_surplus(struct member *m)
 {
-	while (m->state_count[CONN_CONNECTING] > 0 && member_open(m) > wanted(m)) {
+	while (m->state_count[CONN_CONNECTING] > 0 && staying(m) > wanted(m)) {
 		conn_give_up(cds_list_first_entry(
 				     &m->in_state[CONN_CONNECTING], struct conn, link),
 			NULL);
