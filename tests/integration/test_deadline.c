@@ -113,6 +113,19 @@ static void check_end(struct fixture *f, int rc, int64_t start, int64_t timeout,
 	f->worst = late > f->worst ? late : f->worst;
 }
 
+/* The same for what may write.  On a busy machine the broker's word may come when the library has
+ * stopped waiting for it: then the outcome is not known, and has to be called that. */
+static void check_write_end(
+	struct fixture *f, int rc, int64_t start, int64_t timeout, const char *what)
+{
+	if (rc == BROKER_E_OUTCOME_UNKNOWN) {
+		diag("the answer took its time");
+		check_end(f, rc, start, timeout, rc, BROKER_UNKNOWN, what);
+	} else {
+		check_end(f, rc, start, timeout, BROKER_E_TIMEOUT, BROKER_NOT_DONE, what);
+	}
+}
+
 static int run(struct fixture *f, const char *sql, struct broker_call *call, int64_t *start)
 {
 	*start = wait_clock_ms();
@@ -131,13 +144,7 @@ static void test_running(struct fixture *f)
 	check_end(f, rc, start, 300, BROKER_E_TIMEOUT, BROKER_NOT_DONE, "a read that runs");
 	ok(broker_error(f->b)->retry_safe, "a read that runs: safe to repeat");
 	rc = run(f, f->sql->slow_write, &write, &start);
-	if (rc == BROKER_E_OUTCOME_UNKNOWN) {
-		diag("the server took its time to confirm a cancel");
-		check_end(f, rc, start, 300, rc, BROKER_UNKNOWN, "a write that runs");
-	} else {
-		check_end(
-			f, rc, start, 300, BROKER_E_TIMEOUT, BROKER_NOT_DONE, "a write that runs");
-	}
+	check_write_end(f, rc, start, 300, "a write that runs");
 	check_usable(f, "statements that run");
 }
 
@@ -173,8 +180,7 @@ static void test_commit(struct fixture *f)
 	is_int(broker_submit(f->b, f->sql->slow_write, 0, NULL, &call, &ticket), 0, "submit");
 	start = wait_clock_ms();
 	rc = broker_commit(&l, 300);
-	check_end(
-		f, rc, start, 300, BROKER_E_TIMEOUT, BROKER_NOT_DONE, "COMMIT behind a statement");
+	check_write_end(f, rc, start, 300, "COMMIT behind a statement");
 	ok(l == NULL, "the lease is gone");
 	ok(broker_collect(f->b, ticket, 5000, NULL, NULL) < 0, "and what ran in it has failed");
 	is_int(broker_error(f->b)->outcome, BROKER_NOT_DONE, "it is rolled back");
