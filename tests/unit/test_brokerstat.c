@@ -533,6 +533,27 @@ static void unlink_data(const char *path)
 	unlink(path);
 }
 
+/* One that was started before its broker. */
+static void check_waiting(void)
+{
+	pid_t waiting = fork(), broker;
+	int status = -1;
+
+	if (waiting < 0) {
+		bail_out("fork");
+	}
+	if (waiting == 0) {
+		_exit(run("-1 -t 30"));
+	}
+	nanosleep(&(struct timespec){0, 50000000}, NULL); /* either order is right */
+	broker = start_broker();
+	waitpid(waiting, &status, 0);
+	ok(WIFEXITED(status) && WEXITSTATUS(status) == 0, "-t waits until there is a broker");
+	end(broker);
+	unlink_data(board_path);
+	unlink_data(slow_path);
+}
+
 int main(void)
 {
 	pid_t pid;
@@ -551,6 +572,7 @@ int main(void)
 		bail_out("mkdir");
 	}
 	check_usage();
+	check_waiting();
 	pid = start_broker();
 	check_once();
 	check_tables();
