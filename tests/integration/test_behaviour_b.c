@@ -181,21 +181,20 @@ static void test_15_busy(void)
 /* -- 16, 19 ------------------------------------------------------------------------------------ */
 
 /* What the session of the scripted database was told to remember must be forgotten. */
-static void test_16_discard(const char *rules, const char *statement, const char *what)
+static void test_19_discard(const char *rules, const char *reason, const char *what)
 {
 	struct behave f =
 		behave_start("", SETTINGS("pool main.max_size=1", "pool main.acquire_timeout=30s"));
 	struct broker_call in = {.lease = behave_hold(f.b, NULL, "set 42")};
 	int64_t before = behave_int(f.b, &in, "who", 1);
 
-	is_int(behave_run(f.b, &in, statement), 0, "%s: runs", what);
 	behave_rules(&f, rules);
 	broker_release(&in.lease);
 	is_int(behave_int(f.b, NULL, "get", 0), 0, "%s: the next finds a session that is clean",
 		what);
 	ok(behave_int(f.b, NULL, "who", 1) > before, "%s: on a connection made anew", what);
 	is_int(behave_closed(f.proc), 1, "%s: the other was closed", what);
-	ok(broker_log_count(f.proc, "could not be cleaned") > 0, "%s: the log says why", what);
+	ok(broker_log_count(f.proc, reason) > 0, "%s: the log says why", what);
 	behave_end(&f);
 }
 
@@ -505,6 +504,46 @@ static void test_17_indelible(void)
 	}
 }
 
+/* What only the server knows: code that is stored there.  With reset = always it stays in its
+ * lease. */
+static const struct attack stored[] = {
+	{ALONE, {"SELECT sneak()"}},
+	{READS, {"SELECT sneak()"}},
+	{LEASE, {"SELECT sneak()"}},
+	{TX, {"SELECT sneak()"}},
+	{ALONE, {"SELECT * FROM sneaky"}},
+	{READS, {"SELECT * FROM sneaky"}},
+	{ALONE, {"INSERT INTO scrap VALUES ('x')"}},
+	{TX, {"INSERT INTO scrap VALUES ('x')"}},
+	{LEASE, {"SELECT 1"}},
+};
+
+static void test_17_stored(void)
+{
+	struct broker_proc *p = broker_start(
+		pg_url(t.pg), SETTINGS("pool main.max_size=1", "pool main.reset=always"));
+	struct broker *hostile = case_attach(p), *victim = case_attach(p);
+
+	pg_do(t.pg, "CREATE FUNCTION sneak() RETURNS int LANGUAGE plpgsql AS $$ BEGIN "
+		    "PERFORM set_config('search_path', 'evil', false), pg_advisory_lock(17); "
+		    "CREATE TEMP TABLE item AS SELECT 'forged' AS v; EXECUTE 'LISTEN evil'; "
+		    "RETURN 1; END $$");
+	pg_do(t.pg, "CREATE VIEW sneaky AS SELECT sneak()");
+	pg_do(t.pg, "CREATE FUNCTION on_scrap() RETURNS trigger LANGUAGE plpgsql AS "
+		    "$$ BEGIN PERFORM sneak(); RETURN NEW; END $$");
+	pg_do(t.pg, "CREATE TRIGGER scrap BEFORE INSERT ON scrap FOR EACH ROW EXECUTE FUNCTION "
+		    "on_scrap()");
+	for (unsigned i = 0; i < array_size(stored); i++) {
+		attack(hostile, &stored[i]);
+		is_str(look(victim, i % 2 == 0), clean, "B17: reset = always: nothing crosses: %s",
+			stored[i].sql[0]);
+	}
+	pg_do(t.pg, "DROP TRIGGER scrap ON scrap");
+	broker_detach(&hostile);
+	broker_detach(&victim);
+	is_int(broker_free(&p), 0, "the broker ends well");
+}
+
 static void test_18_names(void)
 {
 	struct broker_call in = {.lease = lease(t.b)};
@@ -627,7 +666,8 @@ static void test_49_crowd(void)
 
 int main(void)
 {
-	test_16_discard("reset_fail=1", "affect 1", "B16");
+	test_19_discard("reset_fail=1", "could not be cleaned", "B19: cleaning fails");
+	test_19_discard("reset_hang=1", "does not answer", "B19: cleaning hangs");
 	test_16_rollback_fails();
 	test_19_slow_reset();
 	if (!pg_available()) {
@@ -642,6 +682,7 @@ int main(void)
 	test_17_neighbour();
 	test_17_copy();
 	test_17_indelible();
+	test_17_stored();
 	test_18_names();
 	test_18_broker_names();
 	test_19_reset_cancelled();

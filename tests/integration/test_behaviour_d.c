@@ -428,6 +428,77 @@ static void test_35_books(void)
 	behave_end(&t);
 }
 
+/* -- 36: leaks --------------------------------------------------------------------------------- */
+
+static bool event_told(const struct broker_proc *p, const char *text)
+{
+	const char *argv[] = {getenv("BROKERSTAT_BIN"), "-e", "-n", broker_socket(p), NULL};
+	char *events = spawn_output(argv, NULL, NULL);
+	bool found = strstr(events, text) != NULL;
+
+	free(events);
+	return found;
+}
+
+static void test_36_leak(void)
+{
+	struct behave t =
+		behave_start("", SETTINGS("pool main.max_size=3", "pool main.leak_threshold=2s"));
+	struct broker_call tagged = {.tag = "/cart"}, in = {0};
+	struct broker_lease *busy = NULL;
+	char owner[64];
+	int64_t start;
+	int rc = broker_begin(t.b, NULL, &busy);
+
+	snprintf(owner, sizeof(owner), "worker %d tag /cart", (int)getpid());
+	in.lease = behave_hold(t.b, &tagged, "affect 36");
+	start = wait_clock_ms();
+	rc = rc == 0 ? behave_run(t.b, &(struct broker_call){.lease = busy}, "sleep 2600") : rc;
+	is_int(rc, 0, "E36: a transaction works for 2.6 s, a lease rests");
+	ok(wait_until(broker_log_count(t.proc, "leak_threshold") > 0, LONG_MS) &&
+			behave_since(start) >= 2000,
+		"E36: that one is reported after leak_threshold (%lld ms)",
+		(long long)behave_since(start));
+	ok(broker_log_count(t.proc, owner) == 1, "E36: with its owner and tag: %s", owner);
+	ok(broker_log_count(t.proc, "affect 36") == 1, "E36: and what it did last");
+	ok(event_told(t.proc, owner), "E36: brokerstat shows it");
+	(void)behave_run(t.b, &(struct broker_call){.lease = busy}, "sleep 2600");
+	is_int(broker_log_count(t.proc, "leak_threshold"), 1,
+		"E36: once, and the transaction that works is none");
+	is_int(behave_metric(t.proc, "broker_leak_warnings_total", ""), 1, "E36: it was counted");
+	is_int(behave_run(t.b, &in, "affect 1"), 0, "E36: it may go on");
+	broker_release(&in.lease);
+	ok(wait_until(broker_log_count(t.proc, "given back after") == 1, LONG_MS),
+		"E36: when it comes back after all, that is said as well");
+	broker_rollback(&busy);
+	behave_end(&t);
+}
+
+/* Taken away: its worker is told with its next call. */
+static void test_36_taken(const char *setting, const char *name, const char *sqlstate)
+{
+	struct behave t = behave_start(
+		"", SETTINGS("pool main.max_size=1", setting, "pool main.leak_action=rollback"));
+	struct broker *other = behave_attach(t.proc);
+	struct broker_call in = {0};
+	int rc = broker_begin(t.b, NULL, &in.lease);
+
+	rc = rc == 0 ? behave_run(t.b, &in, "set 42") : rc;
+	is_int(rc, 0, "E36: a transaction is left alone");
+	is_int(behave_int(other, NULL, "get", 0), 0, "E36: %s: it is taken away, for the next",
+		name);
+	is_int(behave_run(t.b, &in, "affect 1"), BROKER_E_TX_ABORTED, "E36: %s: its worker is told",
+		name);
+	ok(strstr(broker_error(t.b)->message, name) != NULL && broker_error(t.b)->retry_safe &&
+			strcmp(broker_error(t.b)->sqlstate, sqlstate) == 0,
+		"E36: why: %s", broker_error(t.b)->message);
+	is_int(broker_commit(&in.lease, 0), BROKER_E_TX_ABORTED, "E36: %s: it cannot commit", name);
+	is_int(broker_error(t.b)->outcome, BROKER_NOT_DONE, "E36: %s: nothing was done", name);
+	is_int(behave_run(t.b, NULL, "affect 1"), 0, "E36: %s: the worker goes on", name);
+	broker_detach(&other);
+	behave_end(&t);
+}
+
 /* -- 37: secrets ------------------------------------------------------------------------------- */
 
 #define SECRET "hush-hush-37"
@@ -531,6 +602,9 @@ int main(void)
 	test_32_abort("broker.shutdown_grace=10min", true);
 	test_34_contradictions();
 	test_35_books();
+	test_36_leak();
+	test_36_taken("pool main.leak_threshold=2s", "leak_threshold", "");
+	test_36_taken("pool main.idle_tx_timeout=400ms", "idle_tx_timeout", "25P03");
 	if (!pg_available()) {
 		skip("no PostgreSQL server is installed");
 		return done_testing();
