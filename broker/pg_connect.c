@@ -4,7 +4,7 @@
  *
  * libpq owns the socket.  It may close it inside any call that reads or sends, and another socket
  * may get its number at once; so the poll handle is closed by pg_poll_update() before anything else
- * can open one.
+ * can open one, and before the loop polls again: libuv aborts when it is to watch a closed socket.
  */
 #include "pg.h"
 
@@ -127,6 +127,7 @@ void pg_break(struct pg_backend *pg, const char *why)
 	if (pg->why[0] == '\0') {
 		snprintf(pg->why, sizeof(pg->why), "the connection was lost");
 	}
+	pg_socket_close(&pg->socket);
 	uv_timer_start(&pg->timer, on_timer, 0, 0);
 }
 
@@ -154,6 +155,9 @@ void pg_send_out(struct pg_backend *pg)
 		pg_copy_flushed(pg);
 	}
 	/* rc < 0 is a dead connection; reading brings the server's last words, if any */
+	if (PQsocket(pg->pq) < 0) {
+		pg_socket_close(&pg->socket);
+	}
 }
 
 /* Bytes that TLS has decrypted and libpq has not taken: poll() does not see them. */

@@ -92,6 +92,9 @@ void pg_close_group(struct pg_backend *pg)
 #else
 	pg->mute = PQpipelineSync(pg->pq) != 1;
 #endif
+	if (pg->mute) {
+		pg_poll_update(pg);
+	}
 }
 
 /* A libpq call has queued something (sent), and this is what will be answered. */
@@ -99,6 +102,7 @@ static bool push(struct pg_backend *pg, bool sent, struct pg_step step)
 {
 	if (!sent || (steps_count(pg) == pg->steps_cap && !steps_grow(pg))) {
 		pg->mute = true;
+		pg_poll_update(pg);
 		return false;
 	}
 	pg->steps[pg->steps_tail++ & (pg->steps_cap - 1)] = step;
