@@ -22,27 +22,43 @@
 /* Quick reads that are put on one connection in one turn, before another is looked for. */
 #define SHARE_GROUP 8u
 
-bool choice_roams(const struct request *r)
-{
-	return (r->flags & REQ_F_READONLY) != 0;
-}
-
-enum pool_queue choice_queue(const struct pool *p, const struct request *r)
-{
-	bool reads = choice_roams(r) ||
-		     (p->writer != NULL && p->writer->split && request_reads(r));
-
-	return reads ? POOL_QUEUE_READS : POOL_QUEUE_ALL;
-}
-
 static bool takes_reads(const struct member *m)
 {
 	return (m->pool->decision.readers >> m->index & 1) != 0;
 }
 
+/* A server that takes reads and has what the worker wrote before. */
+static bool may_read(const struct member *m, const struct request *r)
+{
+	return takes_reads(m) && (!(r->flags & REQ_F_FRESH) || m == m->pool->writer ||
+					 session_is_fresh(r->session, m->pool, m->server));
+}
+
+/*
+ * A fresh read for which no server that takes reads is known to be fresh enough goes to the writer,
+ * in the writer's queue: it must not keep other reads waiting behind it.
+ */
+static bool may_roam(const struct pool *p, const struct request *r)
+{
+	bool roams = (r->flags & REQ_F_READONLY) && !(r->flags & REQ_F_FRESH);
+
+	for (unsigned i = 0; !roams && (r->flags & REQ_F_READONLY) && i < p->nmembers; i++) {
+		roams = may_read(p->member[i], r);
+	}
+	return roams;
+}
+
+enum pool_queue choice_queue(const struct pool *p, struct request *r)
+{
+	r->roams = may_roam(p, r);
+	return r->roams || (p->writer != NULL && p->writer->split && request_reads(r))
+		       ? POOL_QUEUE_READS
+		       : POOL_QUEUE_ALL;
+}
+
 static bool claims(const struct request *r, const struct member *m)
 {
-	return choice_roams(r) ? takes_reads(m) : m == m->pool->writer;
+	return r->roams ? takes_reads(m) : m == m->pool->writer;
 }
 
 /* -- sharing ----------------------------------------------------------------------------------- */
@@ -172,13 +188,6 @@ static struct conn *free_in(struct member *m, const struct request *r, const str
 	return c != NULL ? c : idle_in(m, r, older);
 }
 
-/* A server that takes reads and has what the worker wrote before. */
-static bool may_read(const struct member *m, const struct request *r)
-{
-	return takes_reads(m) && (!(r->flags & REQ_F_FRESH) || m == m->pool->writer ||
-					 session_is_fresh(r->session, m->pool, m->server));
-}
-
 static struct conn *pick_roaming(struct pool *p, const struct request *r, const struct request *older)
 {
 	struct member *least = NULL;
@@ -212,14 +221,14 @@ struct conn *choice_pick(struct pool *p, const struct request *r, const struct r
 {
 	struct conn *c;
 
-	if (choice_roams(r) && p->nmembers > 1) {
+	if (r->roams && p->nmembers > 1) {
 		return pick_roaming(p, r, older);
 	}
-	if (choice_roams(r) && (p->decision.readers & 1) != 0) {
+	if (r->roams && (p->decision.readers & 1) != 0) {
 		c = free_in(p->member[0], r, older);
 		return c != NULL ? c : shared_in(p->member[0], r, older);
 	}
-	if (p->writer == NULL || choice_roams(r)) {
+	if (p->writer == NULL || r->roams) {
 		return NULL;
 	}
 	c = idle_in(p->writer, r, older);

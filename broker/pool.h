@@ -129,9 +129,8 @@ unsigned pool_used(const struct pool *p);
 
 /* -- choice.c ---------------------------------------------------------------------------------- */
 
-/* May it run on any server that takes reads? */
-bool choice_roams(const struct request *r);
-enum pool_queue choice_queue(const struct pool *p, const struct request *r);
+/* Which queue is it for?  Sets r->roams. */
+enum pool_queue choice_queue(const struct pool *p, struct request *r);
 /*
  * A connection for r, or NULL.  older: the head of the other queue, which came before r and waits;
  * NULL: none.  Starts tests of connections that were idle for long.

@@ -82,6 +82,7 @@ struct request {
 	bool cancel_wanted; /* worker's cancel, deadline or death */
 	bool timed_out; /* the cancel is because of the deadline */
 	unsigned sends; /* times it was given to a connection */
+	bool roams; /* QUEUED: any server that takes reads will do, as far as choice.c sees */
 	uint64_t round; /* QUEUED: of the pool, when it was queued */
 	uint64_t rank_ns; /* QUEUED: place in the queue; arrival, for batch ones later */
 	uint64_t wait_until_ns; /* QUEUED: acquire_timeout */
