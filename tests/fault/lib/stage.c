@@ -307,8 +307,8 @@ int64_t stage_metric(const struct stage *s, const char *name)
 static void warm_up(struct stage *s, struct broker *b)
 {
 	static const char *const sql[] = {
-		[STAGE_SQLITE] = "WITH RECURSIVE c(n) AS (SELECT count(*) FROM witness UNION ALL "
-				 "SELECT n + 1 FROM c WHERE n < 20000) SELECT count(*) FROM c",
+		[STAGE_SQLITE] = ("WITH RECURSIVE c(n) AS (SELECT count(*) FROM witness UNION ALL "
+				  "SELECT n + 1 FROM c WHERE n < 20000) SELECT count(*) FROM c"),
 		[STAGE_FAKE] = "rows 1",
 		[STAGE_PG] = "SELECT count(*) FROM witness",
 	};
