@@ -373,8 +373,15 @@ bool config_server_same_connection(const struct config_server *old_server,
 	const struct config_pool *old_pool, const struct config_server *new_server,
 	const struct config_pool *new_pool)
 {
-	return strcmp(old_server->url, new_server->url) == 0 &&
-	       old_server->connect_timeout == new_server->connect_timeout &&
+	if (strcmp(old_server->url, new_server->url) != 0) {
+		return false;
+	}
+	/* Nobody logs in to a file; and one in memory would be another one.  The rest is read anew by
+	 * each connection. */
+	if (option_driver_of(new_server->url) == OPTION_SQLITE) {
+		return true;
+	}
+	return old_server->connect_timeout == new_server->connect_timeout &&
 	       strcmp(old_pool->database, new_pool->database) == 0 &&
 	       strcmp(old_pool->user, new_pool->user) == 0 &&
 	       strcmp(old_pool->password, new_pool->password) == 0 &&

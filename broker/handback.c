@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define START_AGAIN_NS UINT64_C(5000000000) /* looking at a locked file holds everybody up */
+
 static void set_state(struct handback *h, enum handback_state state)
 {
 	h->state = state;
@@ -36,6 +38,19 @@ static bool is_settled(const struct member *local)
 		}
 	}
 	return true;
+}
+
+/* A row of the journal may still come of what runs on it. */
+static bool is_writing(const struct member *local)
+{
+	for (unsigned i = 0; i < local->nconns; i++) {
+		const struct conn *c = local->conns[i];
+
+		if ((c->roles & CONN_WRITES) && (c->state == CONN_BUSY || c->state == CONN_LEASED)) {
+			return true;
+		}
+	}
+	return false;
 }
 
 /* -- events of the courier --------------------------------------------------------------------- */
@@ -143,6 +158,7 @@ static void on_gone(void *arg)
 	if (start(p, err, sizeof(err)) < 0) {
 		log_error("pool %s: %s", p->config->name, err);
 	}
+	set_state(&p->handback, HANDBACK_NONE);
 	pool_decide(p);
 }
 
@@ -161,6 +177,9 @@ int handback_configure(struct pool *p, char *err, size_t errlen)
 	h->pool = p;
 	h->wanted = local_of(p) != NULL &&
 		    (p->config->fallback == FALLBACK_JOURNAL || p->config->nmirror > 0);
+	if (h->state != HANDBACK_NONE && h->wanted) {
+		p->writer = local_of(p); /* the next courier begins anew, with REPLAY */
+	}
 	set_state(h, HANDBACK_NONE);
 	leave(h);
 	if (!h->wanted) {
@@ -213,7 +232,7 @@ static void halt(struct handback *h)
 static bool has_journal_to_hand_over(const struct pool *p, const struct member *local)
 {
 	return p->handback.journal &&
-	       (courier_pending(p->handback.courier) > 0 || (p->writer == local && !is_settled(local)));
+	       (courier_pending(p->handback.courier) > 0 || is_writing(local));
 }
 
 struct member *handback_writer(struct pool *p)
@@ -270,6 +289,10 @@ void handback_step(struct pool *p)
 	struct handback *h = &p->handback;
 	struct member *local = local_of(p);
 
+	if (h->wanted && h->courier == NULL && !h->leaving &&
+		io_now(p->io) - h->since_ns > START_AGAIN_NS) {
+		on_gone(p); /* it could not be started */
+	}
 	if (h->state != HANDBACK_SETTLING) {
 		return;
 	}

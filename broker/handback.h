@@ -50,7 +50,8 @@ struct handback {
 	uint64_t since_ns; /* of state */
 };
 
-/* For the members that p has now; after each pool_apply.  Negative: no courier, and a text. */
+/* For the members that p has now; after each pool_apply.  Negative: no courier so far, and a text; it
+ * is tried again. */
 int handback_configure(struct pool *p, char *err, size_t errlen) must_use;
 /* The pool closes. */
 void handback_close(struct pool *p);

@@ -523,7 +523,7 @@ int journal_look(const char *path, const char *pool, int64_t *before, int64_t *l
 	/* Writable: a log that the last broker left must be recovered to be read. */
 	rc = sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
 	if (rc == SQLITE_OK) {
-		sqlite3_busy_timeout(db, 1000);
+		sqlite3_busy_timeout(db, 100); /* the caller is the I/O thread */
 		rc = look(db, pool, before, last);
 	}
 	if (rc != SQLITE_OK) {

@@ -3,6 +3,7 @@
 #include "reload.h"
 
 #include "io.h"
+#include "log.h"
 #include "pool.h"
 #include "server.h"
 
@@ -138,6 +139,7 @@ int reload_apply(struct io *io, const struct config *next, unsigned max_pools, u
 	char *err, size_t errlen)
 {
 	struct plan p = {.io = io, .next = next};
+	bool first = io->npools == 0;
 
 	if (next->npools > max_pools || next->nservers > max_servers) {
 		snprintf(err, errlen, "more than %u pools or %u servers need a restart", max_pools,
@@ -163,7 +165,10 @@ int reload_apply(struct io *io, const struct config *next, unsigned max_pools, u
 	}
 	for (unsigned i = 0; i < io->npools; i++) {
 		if (handback_configure(io->pools[i], err, errlen) < 0) {
-			return -1;
+			if (first) {
+				return -1;
+			}
+			log_error("pool %s: %s", io->pools[i]->config->name, err); /* tried again */
 		}
 		pool_decide(io->pools[i]);
 		pool_grow(io->pools[i]);
