@@ -548,10 +548,6 @@ static enum tx_result set_aside(struct replay *r, const struct verdict *v)
 	if (rc != 0) {
 		return rc > 0 ? (void)fail_pg(r), TX_FAILED : TX_FAILED;
 	}
-	if (pgcall_do(r->pg, "RELEASE SAVEPOINT broker_journal") < 0) {
-		(void)fail_pg(r);
-		return TX_FAILED;
-	}
 	c->id = v->id;
 	memcpy(c->sqlstate, v->sqlstate, sizeof(c->sqlstate));
 	memcpy(c->text, v->text, sizeof(c->text));
@@ -613,10 +609,6 @@ static enum tx_result repeat_rows(struct replay *r, struct journal_entry *e)
 		(void)fail_sqlite(r, &f);
 		return TX_FAILED;
 	}
-	if (pgcall_do(r->pg, "RELEASE SAVEPOINT broker_journal") < 0) {
-		(void)fail_pg(r);
-		return TX_FAILED;
-	}
 	r->at = last;
 	r->began = began;
 	r->done++;
@@ -636,6 +628,7 @@ static enum tx_result next_transaction(struct replay *r)
 		journal_rest(r->j);
 		return more < 0 ? (void)fail_sqlite(r, &f), TX_FAILED : TX_NONE;
 	}
+	/* Inside the last one: ROLLBACK TO means the innermost, COMMIT releases them all. */
 	if (pgcall_do(r->pg, "SAVEPOINT broker_journal") < 0) {
 		journal_rest(r->j);
 		(void)fail_pg(r);

@@ -37,7 +37,8 @@
 #include "journal.h"
 #include "pgcall.h"
 
-#define REPLAY_BATCH 100u
+/* PostgreSQL shows others at most 64 subtransactions of a session without looking on disk. */
+#define REPLAY_BATCH 60u
 #define REPLAY_BATCH_NS 200000000u /* nothing joins a batch older than this */
 #define REPLAY_TRIES 5u
 
