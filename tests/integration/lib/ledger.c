@@ -136,6 +136,30 @@ int64_t ledger_acked_after(const struct ledger *l, int64_t us)
 	return first;
 }
 
+int64_t ledger_longest_pause(const struct ledger *l, int64_t from_us, int64_t to_us)
+{
+	int64_t ms = (to_us - from_us) / 1000, pause = 0, longest = 0;
+	bool *acked = calloc((size_t)(ms > 0 ? ms : 0) + 1, sizeof(bool));
+
+	if (acked == NULL) {
+		bail_out("out of memory");
+	}
+	for (uint32_t i = 0; i < begun(l); i++) {
+		const struct entry *e = &l->entry[i];
+
+		if (atomic_load(&e->note) == NOTE_ACKED && e->end_us >= from_us &&
+			e->end_us < to_us) {
+			acked[(e->end_us - from_us) / 1000] = true;
+		}
+	}
+	for (int64_t i = 0; i < ms; i++) {
+		pause = acked[i] ? 0 : pause + 1;
+		longest = pause > longest ? pause : longest;
+	}
+	free(acked);
+	return longest;
+}
+
 /* -- comparing --------------------------------------------------------------------------------- */
 
 struct finding {

@@ -41,6 +41,9 @@ struct ledger_count ledger_count(const struct ledger *l);
 /* When a write was first acknowledged after `us` (wait_clock_us); 0: not yet. */
 int64_t ledger_acked_after(const struct ledger *l, int64_t us);
 
+/* Longest time without an acknowledgement between two moments, in milliseconds. */
+int64_t ledger_longest_pause(const struct ledger *l, int64_t from_us, int64_t to_us);
+
 /*
  * Compare, with one TAP check that is called `what`.  sql selects the numbers and a count of each,
  * e.g. SELECT n, count(*) FROM t GROUP BY n.
