@@ -83,6 +83,19 @@ void conn_check(struct conn *c)
 	}
 }
 
+/* Newest first.  Idle ones are used LIFO: one that was only tested goes back to its place, or those
+ * that nobody needs would be used in turn and never be closed. */
+static struct cds_list_head *place_in(struct member *m, const struct conn *c)
+{
+	struct cds_list_head *at = &m->in_state[c->state];
+
+	while (c->state == CONN_IDLE && at->next != &m->in_state[CONN_IDLE] &&
+		cds_list_entry(at->next, struct conn, link)->idle_since_ns > c->idle_since_ns) {
+		at = at->next;
+	}
+	return at;
+}
+
 void conn_set_state(struct conn *c, enum conn_state state)
 {
 	struct member *m = c->member;
@@ -93,7 +106,7 @@ void conn_set_state(struct conn *c, enum conn_state state)
 	c->state = state;
 	c->since_ns = io_now(c->io);
 	m->state_count[state]++;
-	cds_list_add(&c->link, &m->in_state[state]); /* newest first: idle ones are used LIFO */
+	cds_list_add(&c->link, place_in(m, c));
 	conn_check(c);
 }
 

@@ -299,6 +299,10 @@ static void take_failure(struct server *s, const char *sqlstate, const char *err
 				s->config->name, s->last_error);
 		}
 		s->full = true;
+		if (s->state.role == ROLE_UNKNOWN) { /* a doubt that cannot be settled now */
+			s->state.role = s->told.role;
+			s->state.writable = s->told.writable;
+		}
 		return;
 	}
 	s->full = false;

@@ -43,7 +43,8 @@ unsigned member_used(const struct member *m)
 
 bool member_can_serve(const struct member *m)
 {
-	return m->index != MEMBER_DRAINING && m->server->state.verdict != VERDICT_DOWN;
+	return m->index != MEMBER_DRAINING && !m->fenced &&
+	       m->server->state.verdict != VERDICT_DOWN;
 }
 
 bool member_is_ready(const struct member *m)
@@ -58,13 +59,13 @@ bool member_is_ready(const struct member *m)
 static unsigned waiting(const struct member *m)
 {
 	struct pool *p = m->pool;
-	bool writes = p->writer == m;
-	bool reads = (p->decision.readers >> m->index & 1) != 0;
+	bool writes = p->writer == m, reads;
 	unsigned n = 0;
 
 	if (m->index == MEMBER_DRAINING || p->nwaiters == 0) {
 		return 0;
 	}
+	reads = (p->decision.readers >> m->index & 1) != 0;
 	/* Counting them would cost more than a connection too many, which stays idle. */
 	n += writes && !cds_list_empty(&p->waiters[POOL_QUEUE_ALL]) ? p->nwaiters : 0;
 	n += reads && n == 0 && !cds_list_empty(&p->waiters[POOL_QUEUE_READS]) ? p->nwaiters : 0;

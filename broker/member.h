@@ -30,6 +30,7 @@ struct member {
 	const struct driver *driver;
 	void *server_priv;
 	unsigned index; /* in pool->member and in decisions; MEMBER_DRAINING */
+	bool fenced; /* by the decision: another server is the primary */
 	bool split; /* its connections differ in role (SQLite): reads and writes never compete */
 	struct conn **conns; /* by slot; only grows while the broker runs */
 	unsigned nconns;

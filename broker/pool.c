@@ -70,15 +70,29 @@ static void tell(struct pool *p, const struct decision *was)
 	}
 }
 
-/* What runs on servers that are gone, or that must not be used, is lost now, not when TCP notices. */
-static void cut_off(struct pool *p)
+static bool is_fenced(const struct pool *p, const struct server *s)
 {
 	for (unsigned i = 0; i < p->nmembers; i++) {
-		struct member *m = p->member[i];
+		if ((p->decision.fenced >> i & 1) != 0 && p->member[i]->server == s) {
+			return true;
+		}
+	}
+	return false;
+}
+
+/* What runs on servers that are gone, or that must not be used, is lost now, not when TCP notices;
+ * on old connections of draining members as well. */
+static void cut_off(struct pool *p)
+{
+	struct member *m;
+
+	cds_list_for_each_entry(m, &p->members, pool_link)
+	{
 		char text[300];
 		struct failure f = unusable(m, text, sizeof(text));
 
-		if (m->server->state.verdict == VERDICT_DOWN || (p->decision.fenced >> i & 1) != 0) {
+		m->fenced = is_fenced(p, m->server);
+		if (m->server->state.verdict == VERDICT_DOWN || m->fenced) {
 			member_close(m, &f);
 		} else if (m->server->state.verdict == VERDICT_RECOVERING) {
 			m->backoff_ns = 0; /* it answers: no reason to wait */
@@ -268,6 +282,9 @@ static void enqueue(struct pool *p, struct request *r)
 	r->round = p->round;
 	r->wait_until_ns = wait_end(p, r->arrived_ns);
 	p->nwaiters++;
+	if (timer_is_set(&p->expiry) && p->expiry.when_ns > r->wait_until_ns) {
+		io_timer_set(p->io, &p->expiry, r->wait_until_ns); /* acquire_timeout has changed */
+	}
 }
 
 void pool_queue(struct pool *p, struct request *r)

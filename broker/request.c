@@ -365,7 +365,7 @@ void request_failed(struct request *r, const struct failure *f)
 	if (met_readonly_server(r, f)) {
 		health_doubt_role(r->conn->member->server);
 		if (r->session != NULL && r->lease == NULL && r->sends < 2 && !r->cancel_wanted &&
-			!r->io->stopping) {
+			!r->delivered && !r->io->stopping) {
 			repeat(r); /* it had no effect; if this is the writer after all, it stays */
 			return;
 		}
