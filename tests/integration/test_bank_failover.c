@@ -74,7 +74,7 @@ int main(void)
 	const struct cluster_options opt = {.standbys = 2,
 		.safe = true,
 		.settings = (const char *const[]){"deadlock_timeout=100ms", NULL}};
-	unsigned events = getenv("TEST_QUICK") != NULL ? 3 : 16;
+	unsigned events = getenv("TEST_QUICK") != NULL ? 2 : 16;
 	struct broker_proc *p;
 	struct cluster *c;
 	struct bank *bank;

@@ -219,8 +219,8 @@ int main(void)
 	}
 	lose(d);
 	hang(d);
-	restart(d);
 	if (!quick) {
+		restart(d);
 		read_only(d);
 		lag(d);
 		lose(d);

@@ -157,9 +157,9 @@ int main(void)
 	lay(&net, c);
 	opt.urls = (const char *const *)net.url;
 	d = drill_start(c, &opt);
-	lose_packets(d, &net, PROXY_STALL, "packets are lost");
 	replace(d, &net);
 	if (!quick) {
+		lose_packets(d, &net, PROXY_STALL, "packets are lost");
 		lose_packets(d, &net, PROXY_MUTE, "answers are lost");
 		reset(d, &net, 200);
 		refuse_standby(d, &net);
