@@ -154,7 +154,9 @@ static void lease_finish(struct lease *l)
 static void fail_with_reason(struct lease *l, struct request *r)
 {
 	struct failure f = {
-		.code = is_tx(l) && l->begun ? FAIL_TX_ABORTED : l->broken_code,
+		.code = is_tx(l) && l->begun                         ? FAIL_TX_ABORTED
+			: l->broken_code == FAIL_OUTCOME_UNKNOWN ? FAIL_LEASE /* r did not run */
+								 : l->broken_code,
 		.retry_safe = l->broken_retry,
 		.message = l->broken_why,
 	};

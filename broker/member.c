@@ -339,9 +339,19 @@ bool member_is_stale(const struct member *m, const struct conn *c)
 	       io_now(m->pool->io) - seen > (uint64_t)limit * MS + MS;
 }
 
+/* A reload has made others sure of connections that we have. */
+static bool owes_room(const struct member *m)
+{
+	unsigned max = (unsigned)m->server->config->max_connections;
+
+	return max != 0 && staying(m) > (unsigned)config(m)->guaranteed &&
+	       m->server->open + reserved_by_others(m) > max;
+}
+
 bool member_keeps(const struct member *m, const struct conn *c)
 {
 	return m->index != MEMBER_DRAINING && !c->retire && !m->pool->io->stopping &&
+	       !owes_room(m) &&
 	       (m->split || staying(m) <= size_of(m) + (m->replacing ? 1 : 0) ||
 		       m->pool->nwaiters > 0);
 }

@@ -289,19 +289,11 @@ static void enqueue(struct pool *p, struct request *r)
 
 void pool_queue(struct pool *p, struct request *r)
 {
-	static const struct failure full = {.code = FAIL_BUSY,
-		.retry_safe = true,
-		.message = "too many requests wait for a connection (max_waiting)"};
 	static const struct failure closed = {
 		.code = FAIL_SHUTDOWN, .message = "the broker is shutting down"};
 
 	if (p->closing || p->io->stopping) {
 		request_give_up(r, &closed);
-		return;
-	}
-	if (p->config->max_waiting > 0 && p->nwaiters >= (unsigned)p->config->max_waiting) {
-		count(p, POOL_METRIC_REJECTED, 1);
-		request_give_up(r, &full);
 		return;
 	}
 	enqueue(p, r);
@@ -369,6 +361,38 @@ static bool serve_one(struct pool *p)
 	return a != NULL && (serve(p, a, NULL) || (b != NULL && serve(p, b, a)));
 }
 
+/* Of those that came in this turn, the last; NULL: none has. */
+static struct request *last_newcomer(const struct pool *p)
+{
+	struct request *r, *last = NULL;
+
+	for (unsigned q = 0; q < POOL_QUEUES; q++) {
+		cds_list_for_each_entry_reverse(r, &p->waiters[q], link)
+		{
+			if (r->round == p->round && r->sends == 0) {
+				last = last == NULL || r->arrived_ns >= last->arrived_ns ? r : last;
+				break;
+			}
+		}
+	}
+	return last;
+}
+
+/* Not before those that need not wait were served. */
+static void refuse_surplus(struct pool *p)
+{
+	static const struct failure full = {.code = FAIL_BUSY,
+		.retry_safe = true,
+		.message = "too many requests wait for a connection (max_waiting)"};
+	struct request *r;
+
+	while (p->config->max_waiting > 0 && p->nwaiters > (unsigned)p->config->max_waiting &&
+		(r = last_newcomer(p)) != NULL) {
+		count(p, POOL_METRIC_REJECTED, 1);
+		request_give_up(r, &full);
+	}
+}
+
 void pool_grow(struct pool *p)
 {
 	for (unsigned i = 0; i < p->nmembers; i++) {
@@ -384,6 +408,7 @@ void pool_dispatch(struct pool *p)
 	handback_step(p);
 	while (serve_one(p)) {
 	}
+	refuse_surplus(p);
 	p->round++;
 	if (p->nwaiters > 0) {
 		if (!timer_is_set(&p->expiry)) {

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_reload_edges.c - what a reload must not do: lose a database in memory, open a file of SQLite
- * twice, leave connections of old credentials out of failover, keep old time-outs.
+ * test_reload_edges.c - what a reload must not do: lose a database in memory, keep old time-outs, or
+ * promise connections that nobody gets.
  */
 #include "behave.h"
 #include "pg_case.h"
 
 #include <signal.h>
+#include <stdatomic.h>
 
 #define PATIENCE_MS 15000
 
@@ -71,10 +72,80 @@ static void test_database_in_memory(void)
 	end(&b);
 }
 
+/* Those who come later do not wait for the end of those who came before. */
+static void test_shorter_patience(void)
+{
+	static const char text[] = "[server db]\nurl = fake:\n[pool main]\nservers = db\n"
+				   "max_size = 1\nacquire_timeout = %dms\n";
+	struct broker_lease *l;
+	struct broker *b;
+	uint64_t early, late;
+	int64_t since;
+
+	configure(text, 20000);
+	b = start();
+	l = behave_hold(b, NULL, "who");
+	early = behave_submit(b, NULL, "who");
+	ok(wait_until(behave_waiting(proc) == 1, PATIENCE_MS), "somebody waits for 20 s");
+	configure(text, 300);
+	ok(reload(), "a shorter acquire_timeout");
+	since = wait_clock_ms();
+	late = behave_submit(b, NULL, "who");
+	is_int(broker_collect(b, late, -1, NULL, NULL), BROKER_E_TIMEOUT, "bounds who comes now");
+	ok(behave_since(since) < 5000, "in time");
+	broker_release(&l);
+	is_int(broker_collect(b, early, -1, NULL, NULL), 0, "the first still had time");
+	end(&b);
+}
+
+static _Atomic int *stop;
+
+static int busy_worker(struct broker *b, void *arg)
+{
+	while (atomic_load(stop) == 0) {
+		if (behave_run(b, arg, "sleep 5") < 0) {
+			return 1;
+		}
+	}
+	return 0;
+}
+
+/* The other pool is never idle, and somebody always waits there. */
+static void test_guarantee_made_later(void)
+{
+	static const char text[] = "[server db]\nurl = fake:\nmax_connections = 2\n"
+				   "[pool main]\nservers = db\nmax_size = 2\n"
+				   "acquire_timeout = 10s\n[pool second]\nservers = db\n"
+				   "max_size = 2\nmin_idle = 0\ninit_fail_timeout = 0\nguaranteed = %d\n";
+	struct broker_call second = {.pool = "second", .timeout_ms = 5000};
+	struct broker *b;
+	pid_t pid[8];
+
+	stop = behave_share(sizeof(*stop));
+	configure(text, 0);
+	b = start();
+	ok(wait_until(behave_conns(proc, "idle") == 2, PATIENCE_MS), "one pool has all connections");
+	for (unsigned i = 0; i < 8; i++) {
+		pid[i] = behave_worker(proc, busy_worker, NULL);
+	}
+	ok(wait_until(behave_waiting(proc) > 4, PATIENCE_MS), "and uses them");
+	configure(text, 1);
+	ok(reload(), "one is guaranteed to another pool");
+	is_int(behave_run(b, &second, "who"), 0, "which gets it");
+	atomic_store(stop, 1);
+	for (unsigned i = 0; i < 8; i++) {
+		is_int(behave_ended(pid[i], PATIENCE_MS), 0, "worker %u is served as before", i);
+	}
+	end(&b);
+	behave_unshare((void *)stop, sizeof(*stop));
+}
+
 int main(void)
 {
 	file = scratch_path("reload.ini");
 	test_database_in_memory();
+	test_shorter_patience();
+	test_guarantee_made_later();
 	free(file);
 	return done_testing();
 }

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test_pool_edges.c - what a pool must get right at its limits: a burst that needs no queue, and what
+ * is said of statements in a lease that is lost.
+ */
+#include "behave.h"
+
+#define BURST 6u
+
+/* All arrive in the same turn, since the broker stands still meanwhile. */
+static void test_burst(void)
+{
+	struct behave t = behave_start("",
+		SETTINGS("pool main.max_size=4", "pool main.max_waiting=1", "pool main.reset=always"));
+	unsigned good = 0, refused = 0;
+	uint64_t ticket[BURST];
+
+	ok(wait_until(behave_conns(t.proc, "idle") == 4, 10000), "four idle connections");
+	broker_pause(t.proc);
+	for (unsigned i = 0; i < BURST; i++) {
+		ticket[i] = behave_submit(t.b, NULL, "sleep 200");
+	}
+	broker_resume(t.proc);
+	for (unsigned i = 0; i < BURST; i++) {
+		int rc = broker_collect(t.b, ticket[i], -1, NULL, NULL);
+
+		good += rc == 0;
+		refused += rc == BROKER_E_BUSY;
+		ok(i + 1 == BURST || rc == 0, "number %u: %d", i + 1, rc);
+	}
+	is_int(good, 5, "four are served at once, one waits");
+	is_int(refused, 1, "the last is refused, since max_waiting is 1");
+	behave_end(&t);
+}
+
+/* The outcome of one write is not known; those after it have not run, and are not unknown. */
+static void test_lease_after_unknown(void)
+{
+	struct behave t = behave_start("cancel_ms=5000", SETTINGS("pool main.max_size=1"));
+	struct broker_call in = {.lease = behave_hold(t.b, NULL, "who"), .timeout_ms = 200};
+
+	is_int(behave_run(t.b, &in, "sleep 3000"), BROKER_E_OUTCOME_UNKNOWN,
+		"a write that cannot be cancelled in time");
+	in.timeout_ms = 5000;
+	is_int(behave_run(t.b, &in, "affect 1"), BROKER_E_LEASE, "the next has not run");
+	is_int(broker_error(t.b)->outcome, BROKER_NOT_DONE, "which is certain");
+	broker_release(&in.lease);
+	behave_end(&t);
+}
+
+int main(void)
+{
+	test_burst();
+	test_lease_after_unknown();
+	return done_testing();
+}
