@@ -189,11 +189,11 @@ static void test_3_ticket(void)
 	uint64_t ticket[3];
 	int64_t turn[3] = {-1, -1, -1};
 
-	ticket[0] = behave_submit(t.b, &reads, "turn 300");
+	ticket[0] = behave_submit(t.b, &reads, "turn 2500");
 	ok(wait_until(behave_conns(t.proc, "active") == 1, LONG_MS), "A3: a read runs");
 	ticket[1] = behave_submit(t.b, NULL, "turn 1");
 	ticket[2] = behave_submit(t.b, NULL, "turn 2");
-	(void)is_waiting(&t, 2);
+	ok(is_waiting(&t, 2), "A3: two more wait");
 	behave_rules(&t, "epoch=1");
 	for (unsigned i = 0; i < 3; i++) {
 		struct broker_result *r;

@@ -184,7 +184,8 @@ static void test_15_busy(void)
 static void test_19_discard(const char *rules, const char *reason, const char *what)
 {
 	struct behave f =
-		behave_start("", SETTINGS("pool main.max_size=1", "pool main.acquire_timeout=30s"));
+		behave_start("", SETTINGS("pool main.max_size=1", "pool main.acquire_timeout=30s",
+					 "pool main.validation_timeout=250ms"));
 	struct broker_call in = {.lease = behave_hold(f.b, NULL, "set 42")};
 	int64_t before = behave_int(f.b, &in, "who", 1);
 

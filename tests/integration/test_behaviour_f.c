@@ -692,7 +692,7 @@ static void test_45_cancels(void)
 	struct behave f =
 		behave_start("", SETTINGS("pool main.max_size=4", "pool main.acquire_timeout=60s"));
 	struct cancels *c = behave_share(sizeof(*c));
-	uint64_t want = stage_quick() ? 20000 : 1000000;
+	uint64_t want = stage_quick() ? 10000 : 1000000;
 	int64_t start = wait_clock_ms();
 	unsigned n = 6, turn = 0;
 	pid_t pid[6];
@@ -702,7 +702,7 @@ static void test_45_cancels(void)
 		pid[worker_number] = behave_worker(f.proc, cancel_worker, c);
 	}
 	while (atomic_load(&c->asked) < want &&
-		behave_since(start) < (stage_quick() ? 8000 : 40000)) {
+		behave_since(start) < (stage_quick() ? 4000 : 40000)) {
 		uint64_t before = atomic_load(&c->statements);
 
 		behave_rules(&f, delays[turn++ % array_size(delays)]);
