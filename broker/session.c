@@ -236,10 +236,30 @@ static bool has_room(const struct session *s)
 	return s->free_blocks > s->needy && s->needy < s->nblocks / 2;
 }
 
+/*
+ * These have no result; if they fail, which is rare, a code will do.  A worker may send many of them
+ * for leases that still wait: were they to hold promises until then, those for the leases that the
+ * others wait for might not be let in.
+ */
+static bool needs_block(const struct request *r)
+{
+	return r->op != REQ_RELEASE && r->op != REQ_ROLLBACK;
+}
+
 /* A request that waits for the arena could be let in. */
 static bool may_admit(struct session *s)
 {
-	return !cds_list_empty(&s->unadmitted) && has_room(s);
+	return !cds_list_empty(&s->unadmitted) &&
+	       (has_room(s) || !needs_block(cds_list_first_entry(
+				       &s->unadmitted, struct request, link)));
+}
+
+static void promise_block(struct session *s, struct request *r)
+{
+	if (needs_block(r)) {
+		r->out.needy = true;
+		s->needy++;
+	}
 }
 
 bool session_look_again(struct session *s)
@@ -487,8 +507,7 @@ static void admit(struct session *s)
 
 		cds_list_del(&r->link);
 		r->link.next = NULL;
-		r->out.needy = true;
-		s->needy++;
+		promise_block(s, r);
 		request_route(r);
 	}
 }
@@ -870,6 +889,23 @@ static int take_lease(struct session *s, const struct shm_request *d, struct req
 	return err;
 }
 
+/* Without waiting.  Within a lease nothing overtakes. */
+static bool may_enter(struct session *s, const struct request *r)
+{
+	const struct request *w;
+
+	if (needs_block(r)) {
+		return cds_list_empty(&s->unadmitted) && has_room(s);
+	}
+	cds_list_for_each_entry(w, &s->unadmitted, link)
+	{
+		if (w->lease_id == r->lease_id) {
+			return false;
+		}
+	}
+	return true;
+}
+
 /* A statement, or the end of a lease.  Its lease is looked up when it is admitted. */
 static void take_statement(struct session *s, const struct shm_request *d, struct request *r)
 {
@@ -885,9 +921,8 @@ static void take_statement(struct session *s, const struct shm_request *d, struc
 	request_started(r, r->body_len);
 	if (r->body_len > REQUEST_INLINE && s->held > 2 * max_body(s)) {
 		request_give_up(r, &full);
-	} else if (cds_list_empty(&s->unadmitted) && has_room(s)) {
-		r->out.needy = true;
-		s->needy++;
+	} else if (may_enter(s, r)) {
+		promise_block(s, r);
 		request_route(r);
 	} else { /* until results were given back, or others needed none */
 		cds_list_add_tail(&r->link, &s->unadmitted);
@@ -1248,7 +1283,7 @@ static int create_segments(struct session *s, uint32_t result_kib, struct sessio
 	blocks = blocks > CHAN_MAX_BLOCKS ? CHAN_MAX_BLOCKS : blocks & ~15u;
 	const struct segment_plan b_plan[] = {
 		{SHM_SEC_CONTROL, 1, sizeof(struct chan_broker), 1, 0},
-		{SHM_SEC_RING, 1, RING_SLOT, CHAN_COMP_SLOTS, 0},
+		{SHM_SEC_RING, 1, RING_SLOT, chan_comp_slots(blocks), 0},
 		{SHM_SEC_ARENA, 1, 0, 0, (uint64_t)blocks * CHAN_BLOCK},
 	};
 
@@ -1286,7 +1321,7 @@ static void map_channel(struct session *s)
 	s->arena_out = segment_at(s->b, segment_section(s->b, SHM_SEC_ARENA));
 	ring_in_init(&s->sub, &s->worker->sub_tail, &s->broker->sub_head, w_ring, CHAN_RING_SLOTS);
 	ring_out_init(&s->comp, &s->broker->comp_tail, &s->worker->comp_head, b_ring,
-		CHAN_COMP_SLOTS);
+		chan_comp_slots(s->nblocks));
 	put(&s->broker->need_wake, 1u);
 }
 

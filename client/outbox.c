@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#define HOME_PART 64u /* of the arena, a page: enough for one statement at a time */
+
 int outbox_init(struct outbox *o, _Atomic uint64_t *tail, const _Atomic uint64_t *head, void *slots,
 	uint32_t count, void *arena, uint64_t size)
 {
@@ -47,10 +49,26 @@ static void reclaim(struct outbox *o)
 	o->head = o->end[(head - 1) & (o->ring.count - 1)];
 }
 
+/*
+ * Everything is free: begin at the start of the arena again, where its pages are in memory already.
+ * Else a worker that has sent 256 KiB in its life would keep all of them there.
+ */
+static void go_home(struct outbox *o)
+{
+	reclaim(o);
+	if (o->ring.seen_head == o->ring.next) {
+		o->next += o->size - o->next % o->size;
+		o->head = o->next;
+	}
+}
+
 bool outbox_has_room(struct outbox *o, uint64_t len)
 {
 	if (len > o->size) {
 		return false;
+	}
+	if (o->next % o->size >= o->size / HOME_PART) {
+		go_home(o);
 	}
 	if (o->ring.next - o->ring.seen_head >= o->ring.count || !fits(o, len)) {
 		reclaim(o);

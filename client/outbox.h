@@ -8,6 +8,9 @@
  * together when the broker's sub_head passes them; end[] remembers, privately, where the arena was
  * after each slot, so a head is all that is needed and nothing in W is read back.
  *
+ * When the broker has taken everything, positions go on at the next start of the arena, so that a
+ * worker of small requests keeps few of its pages in memory.
+ *
  * A process killed anywhere before outbox_publish has sent nothing.
  *
  * Pairs: outbox_publish and the head by which room comes back are ring_publish and ring_out_space

@@ -101,7 +101,7 @@ _Static_assert(offsetof(struct shm_header, magic) == 0, "magic is the first word
  */
 
 #define CHAN_RING_SLOTS 128u /* submission descriptors; also the most requests in flight */
-#define CHAN_COMP_SLOTS 512u /* >= result blocks + CHAN_RING_SLOTS: the ring cannot overflow */
+#define CHAN_COMP_SLOTS 512u /* most; see chan_comp_slots */
 #define CHAN_BLOCK 4096u /* unit of the result arena */
 #define CHAN_MAX_BLOCKS 256u /* 1 MiB result arena */
 #define CHAN_MIN_BLOCKS 16u
@@ -111,6 +111,14 @@ _Static_assert(offsetof(struct shm_header, magic) == 0, "magic is the first word
 #define CHAN_MAX_PARAMS 65535u /* protocol limit of PostgreSQL */
 #define CHAN_TAG_MAX 64u /* bytes of a request tag that are kept */
 _Static_assert(CHAN_COMP_SLOTS >= CHAN_MAX_BLOCKS + CHAN_RING_SLOTS, "completions always fit");
+
+/* Completion slots for an arena of so many blocks: at least blocks + CHAN_RING_SLOTS, so that the
+ * ring cannot overflow; not more than needed, since sooner or later each of its pages is used. */
+static inline uint32_t chan_comp_slots(uint32_t blocks)
+{
+	return blocks + CHAN_RING_SLOTS <= CHAN_COMP_SLOTS / 2 ? CHAN_COMP_SLOTS / 2
+							       : CHAN_COMP_SLOTS;
+}
 
 enum chan_sleep {
 	CHAN_AWAKE = 0,

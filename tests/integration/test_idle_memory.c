@@ -3,10 +3,11 @@
  * test_idle_memory.c - what an idle attached worker costs the host: at most 64 KiB resident, both
  * segments and the broker's private part included.
  *
- * Workers attach, run a few statements and stay idle.  Memory is counted as proportional share
- * (PSS) of shared and anonymous pages: added up over the broker and all workers, every page of a
- * segment counts once, whoever mapped or touched it.  The workers' own heaps are not the broker's
- * doing and are only shown.
+ * Workers attach, run so many statements that the rings have gone round many times, and the request
+ * arena would have, and stay idle.  Memory is counted as proportional share (PSS) of shared and
+ * anonymous pages: added up over the broker and all workers, every page of a segment counts once,
+ * whoever mapped or touched it.  The workers' own heaps are not the broker's doing and are only
+ * shown.
  */
 #include "brokerproc.h"
 #include "pg.h"
@@ -33,8 +34,8 @@
 #define SANITIZED 0
 #endif
 
-#define WORKERS 200
-#define STATEMENTS 10
+#define WORKERS 50
+#define STATEMENTS 5000
 #define LIMIT_KIB 64
 #define WAIT_MS 60000
 

@@ -33,7 +33,8 @@ static void bind_worker(struct worker *k)
 	comp = section_of(k->b, SHM_SEC_RING, &len);
 	k->arena = section_of(k->w, SHM_SEC_ARENA, &k->arena_len);
 	ring_out_init(&k->sub, &wc->sub_tail, &k->bc->sub_head, sub, CHAN_RING_SLOTS);
-	ring_in_init(&k->comp, &k->bc->comp_tail, &wc->comp_head, comp, CHAN_COMP_SLOTS);
+	ring_in_init(&k->comp, &k->bc->comp_tail, &wc->comp_head, comp,
+		segment_section(k->b, SHM_SEC_RING)->count);
 }
 
 void worker_attach(struct world *w, unsigned i)

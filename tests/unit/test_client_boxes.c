@@ -92,6 +92,28 @@ static void test_outbox_random(void)
 	outbox_finish(&f.o);
 }
 
+/* Who sends one at a time touches the beginning of the arena only. */
+static void test_outbox_home(void)
+{
+	struct out_fixture f;
+	unsigned good = 0;
+
+	out_init(&f);
+	for (unsigned i = 0; i < 10000; i++) {
+		struct shm_request d = {.id = 1 + i % 255, .len = 24};
+
+		if (!outbox_has_room(&f.o, d.len)) {
+			break;
+		}
+		memset(outbox_span(&f.o, d.len, &d.off), (int)d.id, d.len);
+		outbox_push(&f.o, &d);
+		(void)outbox_publish(&f.o);
+		good += d.off % ARENA < ARENA / 8 && take(&f, (unsigned char)d.id);
+	}
+	is_int(good, 10000, "10000 bodies one at a time, all near the start of the arena");
+	outbox_finish(&f.o);
+}
+
 static void test_outbox_edges(void)
 {
 	struct out_fixture f;
@@ -268,6 +290,7 @@ static void test_body_invalid(void)
 int main(void)
 {
 	test_outbox_random();
+	test_outbox_home();
 	test_outbox_edges();
 	test_inbox();
 	test_inbox_nonsense();

@@ -88,7 +88,7 @@ static void test_defaults(void)
 	is_int(c->broker.default_timeout, 30000, "default_timeout");
 	is_int(c->broker.shutdown_grace, 10000, "shutdown_grace");
 	is_int(c->broker.max_request, 268435456, "max_request");
-	is_int(c->broker.result_kib, 1024, "result_kib");
+	is_int(c->broker.result_kib, 512, "result_kib");
 	is_str(c->broker.allow_users, "", "allow_users");
 	is_int((int64_t)c->nservers, 1, "one server");
 	is_str(c->servers[0].name, "local", "called local");

@@ -130,6 +130,7 @@ void raw_map(struct raw *r)
 	r->arena_len = segment_section(r->w, SHM_SEC_ARENA)->len;
 	r->broker = segment_at(r->b, segment_section(r->b, SHM_SEC_CONTROL));
 	r->comp = segment_at(r->b, segment_section(r->b, SHM_SEC_RING));
+	r->comp_slots = segment_section(r->b, SHM_SEC_RING)->count;
 	r->results = segment_at(r->b, segment_section(r->b, SHM_SEC_ARENA));
 }
 
@@ -283,7 +284,7 @@ bool raw_take(struct raw *r, struct shm_completion *c)
 	if (observe(&r->broker->comp_tail) == r->head) {
 		return false;
 	}
-	ring_copy_slot(c, r->comp + (r->head & (CHAN_COMP_SLOTS - 1)) * RING_SLOT);
+	ring_copy_slot(c, r->comp + (r->head & (r->comp_slots - 1)) * RING_SLOT);
 	r->head++;
 	publish(&r->worker->comp_head, r->head);
 	return true;

@@ -27,6 +27,7 @@ struct raw {
 	unsigned char *arena;
 	uint64_t arena_len;
 	const unsigned char *comp; /* completion slots */
+	uint64_t comp_slots;
 	const unsigned char *results;
 	uint64_t tail; /* next slot to write */
 	uint64_t head; /* next completion to read */
