@@ -89,9 +89,10 @@ static gid_t monitor_gid(const struct config *cfg)
 #define SPARE_SERVERS 32u
 #define SPARE_CONNS 1024u
 
+/* Connections beyond what a board can have work as well; they are not shown one by one. */
 static unsigned count_conns(const struct config *cfg)
 {
-	unsigned n = 0;
+	uint64_t n = 0;
 
 	for (unsigned i = 0; i < cfg->npools; i++) {
 		const struct config_pool *p = &cfg->pools[i];
@@ -99,7 +100,8 @@ static unsigned count_conns(const struct config *cfg)
 		n += p->nservers * ((unsigned)p->max_size + (unsigned)p->max_overflow +
 					   MEMBER_MAX_READERS + 2);
 	}
-	return n;
+	n += SPARE_CONNS;
+	return n < BOARD_ROWS_MAX ? (unsigned)n : BOARD_ROWS_MAX;
 }
 
 static int make_board(struct broker_proc *b)
@@ -109,7 +111,7 @@ static int make_board(struct broker_proc *b)
 	struct board_geometry g = {
 		.npools = cfg->npools + SPARE_POOLS,
 		.nservers = cfg->nservers + SPARE_SERVERS,
-		.nconns = count_conns(cfg) + SPARE_CONNS,
+		.nconns = count_conns(cfg),
 		.nworkers = (unsigned)cfg->broker.max_workers,
 		.nslow = (unsigned)cfg->broker.slow_log_size,
 		.nshapes = (unsigned)cfg->broker.statement_shapes,

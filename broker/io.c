@@ -59,10 +59,10 @@ void conn_want_flush(struct conn *c)
 
 unsigned io_take_conn_row(struct io *io)
 {
-	for (unsigned i = 0; i < io->nconn_rows; i++) {
-		if (!io->conn_row_taken[i]) {
-			io->conn_row_taken[i] = true;
-			return i;
+	for (; io->free_conn_row < io->nconn_rows; io->free_conn_row++) {
+		if (!io->conn_row_taken[io->free_conn_row]) {
+			io->conn_row_taken[io->free_conn_row] = true;
+			return io->free_conn_row;
 		}
 	}
 	return BOARD_NONE;
@@ -72,6 +72,7 @@ void io_drop_conn_row(struct io *io, unsigned row)
 {
 	if (row != BOARD_NONE) {
 		io->conn_row_taken[row] = false;
+		io->free_conn_row = row < io->free_conn_row ? row : io->free_conn_row;
 		board_conn_row(io->board, row, NULL);
 	}
 }

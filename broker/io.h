@@ -57,6 +57,7 @@ struct io {
 	unsigned nremoved; /* servers that are in no table any more and have members still */
 	bool *conn_row_taken; /* rows of the connections table */
 	unsigned nconn_rows;
+	unsigned free_conn_row; /* those before are taken */
 
 	struct cds_list_head sessions; /* all, struct session.link */
 	struct cds_list_head hot; /* polled each turn, struct session.hot_link */

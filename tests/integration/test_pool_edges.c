@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_pool_edges.c - what a pool must get right at its limits: a burst that needs no queue, and what
- * is said of statements in a lease that is lost.
+ * test_pool_edges.c - what a pool must get right at its limits: a burst that needs no queue, what is
+ * said of statements in a lease that is lost, as many servers and connections as there may be.
  */
 #include "behave.h"
 
@@ -48,9 +48,43 @@ static void test_lease_after_unknown(void)
 	behave_end(&t);
 }
 
+/* More connections than the board has rows. */
+static void test_many_servers(void)
+{
+	char *urls[32], *names = scratch_format("pool main.servers=%s", "");
+	const char *settings[32 + 5];
+	unsigned n = 0;
+	struct behave t;
+
+	for (unsigned i = 0; i < 32; i++) {
+		char *more = scratch_format("%s%s s%u", names, i > 0 ? "," : "", i);
+
+		urls[i] = scratch_format("server s%u.url=host=/nowhere port=%u", i, 5000 + i);
+		settings[n++] = urls[i];
+		free(names);
+		names = more;
+	}
+	settings[n++] = names;
+	settings[n++] = "pool main.max_size=2100";
+	settings[n++] = "pool main.min_idle=1";
+	settings[n++] = "pool main.init_fail_timeout=0";
+	settings[n] = NULL;
+	t.proc = broker_start(NULL, settings);
+	t.b = behave_attach(t.proc);
+	is_int(behave_run(t.b, &(struct broker_call){.timeout_ms = 300}, "SELECT 1"), BROKER_E_TIMEOUT,
+		"32 servers, all of them away: a clear answer in time");
+	broker_detach(&t.b);
+	is_int(broker_free(&t.proc), 0, "the broker ends well");
+	for (unsigned i = 0; i < 32; i++) {
+		free(urls[i]);
+	}
+	free(names);
+}
+
 int main(void)
 {
 	test_burst();
 	test_lease_after_unknown();
+	test_many_servers();
 	return done_testing();
 }
