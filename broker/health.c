@@ -13,8 +13,6 @@
 #define MS UINT64_C(1000000)
 /* A timer that is so late was held up by ourselves. */
 #define STALL_MS 100u
-/* A worker can make any write fail like this; it must not keep the others waiting for answers. */
-#define DOUBT_MS 1000u
 
 static const char *role_name(const struct server_state *s)
 {
@@ -133,12 +131,34 @@ static bool same_cluster(const struct server *a, const struct server *b)
 	return b != NULL && a != b && a->system_id == b->system_id;
 }
 
+/* The highest timeline that any of its servers was seen on. */
+static uint32_t newest_timeline(const struct server *s)
+{
+	uint32_t newest = s->state.timeline;
+
+	for (unsigned i = 0; i < s->io->nservers; i++) {
+		const struct server *x = s->io->servers[i];
+
+		if (same_cluster(s, x) && x->state.timeline > newest) {
+			newest = x->state.timeline;
+		}
+	}
+	return newest;
+}
+
+static bool is_good_primary(const struct server *s, uint32_t timeline)
+{
+	return s->state.verdict == VERDICT_UP && s->state.role == ROLE_PRIMARY &&
+	       s->state.writable && s->state.timeline == timeline;
+}
+
 /* A primary was there and is missed: whoever takes its place is to be found soon. */
 static bool lacks_primary(const struct server *s)
 {
+	uint32_t timeline = newest_timeline(s);
 	bool missed = s->was_primary;
 
-	if (s->state.verdict == VERDICT_UP && s->state.role == ROLE_PRIMARY) {
+	if (is_good_primary(s, timeline)) {
 		return false;
 	}
 	for (unsigned i = 0; i < s->io->nservers; i++) {
@@ -147,7 +167,7 @@ static bool lacks_primary(const struct server *s)
 		if (!same_cluster(s, x)) {
 			continue;
 		}
-		if (x->state.verdict == VERDICT_UP && x->state.role == ROLE_PRIMARY) {
+		if (is_good_primary(x, timeline)) {
 			return false;
 		}
 		missed |= x->was_primary;
@@ -155,9 +175,12 @@ static bool lacks_primary(const struct server *s)
 	return missed;
 }
 
-static void hurry_others(const struct server *s)
+/* After a change of s that may have made it so. */
+static void look_for_primary(const struct server *s)
 {
-	for (unsigned i = 0; i < s->io->nservers; i++) {
+	bool missed = lacks_primary(s);
+
+	for (unsigned i = 0; missed && i < s->io->nservers; i++) {
 		if (same_cluster(s, s->io->servers[i])) {
 			health_hurry(s->io->servers[i]);
 		}
@@ -349,6 +372,7 @@ static void ask(struct server *s)
 void probe_answered(struct server *s, const struct probe_answer *a)
 {
 	struct server_state before = s->state;
+	bool missed = lacks_primary(s);
 
 	check(s->sent_ns != 0);
 	s->sent_ns = 0;
@@ -358,8 +382,8 @@ void probe_answered(struct server *s, const struct probe_answer *a)
 		take_failure(s, a->sqlstate, a->error);
 	}
 	plan(s);
-	if (before.role == ROLE_PRIMARY && before.verdict == VERDICT_UP && lacks_primary(s)) {
-		hurry_others(s);
+	if (!missed) {
+		look_for_primary(s);
 	}
 	if (!same_state(&before, &s->state)) {
 		server_changed(s);
@@ -449,7 +473,7 @@ void health_doubt_role(struct server *s)
 	uint64_t now = io_now(s->io);
 	bool changes = s->state.role != ROLE_UNKNOWN;
 
-	if (s->probe == NULL || now - s->doubted_ns < DOUBT_MS * MS) {
+	if (s->probe == NULL || now - s->doubted_ns < HEALTH_DOUBT_MS * MS) {
 		health_hurry(s);
 		return;
 	}
@@ -461,6 +485,7 @@ void health_doubt_role(struct server *s)
 	/* Neither an answer from before nor what an old session is told will do. */
 	s->driver->probe_drop(s->probe);
 	ask(s);
+	look_for_primary(s);
 	if (changes) {
 		server_changed(s);
 	}

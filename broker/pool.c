@@ -263,27 +263,44 @@ static void on_expiry(struct timer *t)
 	}
 }
 
-static void enqueue(struct pool *p, struct request *r)
+/* A new one is the last, so this loop ends at once but for those queued again, batch ones, and those
+ * that change the queue. */
+static void insert(struct pool *p, struct request *r, enum pool_queue queue)
 {
-	struct cds_list_head *q = &p->waiters[choice_queue(p, r)];
+	struct cds_list_head *q = &p->waiters[queue];
 	struct cds_list_head *at = q;
 
-	r->rank_ns = r->arrived_ns + (r->flags & REQ_F_BATCH
-						     ? (uint64_t)p->config->batch_patience * MS
-						     : 0);
-	/* A new one is the last, so this loop ends at once but for those queued again and among
-	 * batch ones. */
 	while (at->prev != q &&
 		cds_list_entry(at->prev, struct request, link)->rank_ns > r->rank_ns) {
 		at = at->prev;
 	}
 	cds_list_add_tail(&r->link, at);
+}
+
+static void enqueue(struct pool *p, struct request *r)
+{
+	r->rank_ns = r->arrived_ns + (r->flags & REQ_F_BATCH
+						     ? (uint64_t)p->config->batch_patience * MS
+						     : 0);
+	insert(p, r, choice_queue(p, r));
 	r->state = REQUEST_QUEUED;
 	r->round = p->round;
 	r->wait_until_ns = wait_end(p, r->arrived_ns);
 	p->nwaiters++;
-	if (timer_is_set(&p->expiry) && p->expiry.when_ns > r->wait_until_ns) {
-		io_timer_set(p->io, &p->expiry, r->wait_until_ns); /* acquire_timeout has changed */
+}
+
+/* Where a fresh read can go changes with what its worker writes and standbys replay: one that stands
+ * at the head of the wrong queue would keep those behind it waiting. */
+static void place_fresh(struct pool *p)
+{
+	for (unsigned q = 0; q < POOL_QUEUES; q++) {
+		struct request *r;
+
+		while ((r = first_waiter(p, (enum pool_queue)q)) != NULL &&
+			(r->flags & REQ_F_FRESH) && choice_queue(p, r) != (enum pool_queue)q) {
+			cds_list_del(&r->link);
+			insert(p, r, choice_queue(p, r));
+		}
 	}
 }
 
@@ -349,9 +366,11 @@ static bool serve(struct pool *p, struct request *r, const struct request *older
 
 static bool serve_one(struct pool *p)
 {
-	struct request *a = first_eligible(p, POOL_QUEUE_ALL);
-	struct request *b = first_eligible(p, POOL_QUEUE_READS);
+	struct request *a, *b;
 
+	place_fresh(p);
+	a = first_eligible(p, POOL_QUEUE_ALL);
+	b = first_eligible(p, POOL_QUEUE_READS);
 	if (a == NULL || (b != NULL && b->rank_ns < a->rank_ns)) {
 		struct request *t = a;
 

@@ -15,7 +15,8 @@
  * every HEALTH_HURRY_MS while something is wrong; one that takes longer than health_timeout has
  * failed.  Probes of different servers know nothing of each other.
  *
- * While the primary of a cluster (system_id) is not UP, its other servers are probed as often as it is.
+ * While no server of a cluster (system_id) is UP, a primary of its newest timeline and takes writes,
+ * all of them are probed often, if there ever was one.
  *
  * A server that refuses the credentials or has no such database (28xxx, 3D000) is DOWN at once, and
  * asked again every HEALTH_PERMANENT_MS.  One that has no connection left for the probe (53300) is
@@ -108,6 +109,9 @@ struct server {
 #define HEALTH_PERMANENT_MS 5000u
 /* Never sooner, however often health_hurry is called. */
 #define HEALTH_RUSH_MS 10u
+/* Between two doubts of a role: a worker can make any write fail as if by a standby, and must not keep
+ * the others waiting for answers. */
+#define HEALTH_DOUBT_MS 1000u
 
 /* -- health.c ---------------------------------------------------------------------------------- */
 
@@ -122,8 +126,8 @@ void health_stop(struct server *s);
 void health_hurry(struct server *s);
 /*
  * A write met a read-only server (SQLSTATE 25006): its role is unknown until a new probe says what
- * it is, which takes one round trip.  No more than once per HEALTH_HURRY_MS, so that statements that
- * are wrong in themselves do not stop the others; then it is health_hurry.  May call server_changed.
+ * it is, which takes one round trip.  Sooner than HEALTH_DOUBT_MS after the last doubt it is only
+ * health_hurry.  May call server_changed.
  */
 void health_doubt_role(struct server *s);
 /* From the driver: the answer to probe_send, exactly once each, not from inside it. */
