@@ -19,6 +19,7 @@
 #include "request_core.h"
 #include "session.h"
 #include "tap.h"
+#include "wire.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -85,14 +86,7 @@ struct db {
 };
 
 struct worker {
-	struct session *s;
-	int sock;
-	void *w, *b, *arena;
-	uint64_t w_len, b_len, arena_len;
-	const struct chan_broker *bc;
-	struct ring_out sub;
-	struct ring_in comp;
-	uint64_t next_off;
+	struct wire wire;
 	uint16_t lease; /* open one, or NONE */
 	uint32_t held[HELD]; /* chunks not given back */
 	unsigned nheld;
@@ -187,7 +181,7 @@ static inline struct lease *real_lease(struct world *w, uint16_t lease)
 {
 	const struct rec *r = &w->rec[lease];
 
-	return r->gone ? NULL : session_find_lease(w->worker[r->worker].s, id_of(w, lease));
+	return r->gone ? NULL : session_find_lease(w->worker[r->worker].wire.s, id_of(w, lease));
 }
 
 static inline bool lease_is(struct world *w, uint16_t lease, enum lease_state state)

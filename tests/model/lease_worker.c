@@ -2,97 +2,30 @@
 /* lease_worker.c - the workers of lease_world.h: they speak the wire format themselves. */
 #include "lease_inside.h"
 
-#include "doorbell.h"
-
-#include <errno.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #define DEADLINE_MS 1000u /* of what has one; each record's is a little later */
-
-/* -- segments ---------------------------------------------------------------------------------- */
-
-static void *section_of(void *map, uint32_t type, uint64_t *len)
-{
-	const struct shm_section *s = segment_section(map, type);
-
-	*len = s->len;
-	return segment_at(map, s);
-}
-
-static void bind_worker(struct worker *k)
-{
-	struct chan_worker *wc;
-	void *sub, *comp;
-	uint64_t len;
-
-	wc = section_of(k->w, SHM_SEC_CONTROL, &len);
-	k->bc = section_of(k->b, SHM_SEC_CONTROL, &len);
-	sub = section_of(k->w, SHM_SEC_RING, &len);
-	comp = section_of(k->b, SHM_SEC_RING, &len);
-	k->arena = section_of(k->w, SHM_SEC_ARENA, &k->arena_len);
-	ring_out_init(&k->sub, &wc->sub_tail, &k->bc->sub_head, sub, CHAN_RING_SLOTS);
-	ring_in_init(&k->comp, &k->bc->comp_tail, &wc->comp_head, comp,
-		segment_section(k->b, SHM_SEC_RING)->count);
-}
 
 void worker_attach(struct world *w, unsigned i)
 {
 	struct worker *k = &w->worker[i];
-	struct session_identity id = {.pid = (int32_t)(100 + i)};
-	struct session_fds fds;
-	int pair[2];
 
 	memset(k, 0, sizeof(*k));
 	k->lease = NONE;
-	id.pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0 || id.pidfd < 0 ||
-		session_create(&w->io, pair[0], &id, 0, 64, &k->s, &fds) < 0 ||
-		segment_attach(fds.w, SHM_ROLE_WORKER, true, &k->w, &k->w_len) < 0 ||
-		segment_attach(fds.b, SHM_ROLE_BROKER, false, &k->b, &k->b_len) < 0 ||
-		session_ready(k->s, &fds) < 0) {
-		bail_out("a worker cannot attach: %s", strerror(errno));
-	}
-	k->sock = pair[1];
-	close(fds.w);
-	close(fds.b);
-	bind_worker(k);
+	wire_attach(&k->wire, &w->io, i, 64);
 }
 
 void worker_detach(struct worker *k)
 {
-	close(k->sock);
-	segment_unmap(k->w, k->w_len);
-	segment_unmap(k->b, k->b_len);
+	wire_detach(&k->wire);
 }
 
 /* -- requests ---------------------------------------------------------------------------------- */
 
-static void publish_worker(struct worker *k)
-{
-	ring_publish(&k->sub);
-	full_fence();
-	if (get(&k->bc->need_wake) != 0) {
-		session_bell(k->s); /* as if the eventfd had rung */
-	}
-}
-
-static void push(struct worker *k, struct shm_request *d)
-{
-	if (ring_out_space(&k->sub) == 0) {
-		bail_out("the submission ring is full");
-	}
-	ring_push(&k->sub, d);
-}
-
 static void give_back(struct worker *k, unsigned i)
 {
-	struct shm_request nop = {.id = 1, .op = REQ_NOP, .free_chunk = k->held[i]};
+	uint32_t chunk = k->held[i];
 
 	k->held[i] = k->held[--k->nheld];
-	push(k, &nop);
-	publish_worker(k);
+	wire_give_back(&k->wire, chunk);
 }
 
 static const char *const text_of[] = {
@@ -101,22 +34,6 @@ static const char *const text_of[] = {
 	[K_READ] = "SELECT 1",
 	[K_WRITE] = "INSERT INTO t VALUES (1)",
 };
-
-/* Head and text, where the arena has room for it; earlier bodies were copied long ago. */
-static void put_body(struct worker *k, struct shm_request *d, uint8_t kind)
-{
-	const char *sql = is_statement(kind) ? text_of[kind] : "";
-	struct shm_body body = {.sql_len = (uint32_t)strlen(sql)};
-
-	if (k->next_off % k->arena_len + 128 > k->arena_len) {
-		k->next_off += k->arena_len - k->next_off % k->arena_len;
-	}
-	d->off = k->next_off;
-	d->len = (uint32_t)(sizeof(body) + pad8(body.sql_len));
-	memcpy((char *)k->arena + d->off % k->arena_len, &body, sizeof(body));
-	memcpy((char *)k->arena + d->off % k->arena_len + sizeof(body), sql, body.sql_len);
-	k->next_off += d->len;
-}
 
 static uint16_t send_request(struct world *w, unsigned worker, uint8_t kind)
 {
@@ -147,9 +64,9 @@ static uint16_t send_request(struct world *w, unsigned worker, uint8_t kind)
 	d.flags = reads(kind) ? REQ_F_READONLY : kind == K_LEASE_TX ? REQ_F_TX : 0;
 	d.lease = w->rec[rec].lease != NONE ? id_of(w, w->rec[rec].lease) : 0;
 	if (!is_end(kind)) {
-		put_body(k, &d, kind);
+		wire_body(&k->wire, &d, is_statement(kind) ? text_of[kind] : "");
 	}
-	push(k, &d);
+	wire_push(&k->wire, &d);
 	if (is_lease(kind)) {
 		k->lease = rec;
 	} else if (is_end(kind)) {
@@ -187,7 +104,7 @@ static void cancel(struct world *w, unsigned worker, bool newest)
 		.id = 1, .op = REQ_CANCEL, .target = id_of(w, i), .free_chunk = CHAN_NO_CHUNK};
 
 	w->rec[i].cancel_asked = true;
-	push(&w->worker[worker], &d);
+	wire_push(&w->worker[worker].wire, &d);
 }
 
 /* -- answers ----------------------------------------------------------------------------------- */
@@ -234,17 +151,17 @@ unsigned workers_take_answers(struct world *w)
 
 	for (unsigned i = 0; i < WORLD_WORKERS; i++) {
 		struct worker *k = &w->worker[i];
-		uint64_t pending = ring_in_pending(&k->comp);
+		uint64_t pending = ring_in_pending(&k->wire.comp);
 
-		if (pending > k->comp.count) {
+		if (pending > k->wire.comp.count) {
 			wrong(w, "the completion ring is corrupt");
 			return 0;
 		}
 		for (; pending > 0; pending--, n++) {
 			struct shm_completion c;
 
-			ring_take(&k->comp, &c);
-			ring_retire(&k->comp);
+			ring_take(&k->wire.comp, &c);
+			ring_retire(&k->wire.comp);
 			take_answer(w, k, &c);
 		}
 		while (!w->plan.results && k->nheld > 0) {
@@ -269,7 +186,7 @@ static void die(struct world *w, unsigned worker)
 	}
 	uv_run(&w->io.loop, UV_RUN_NOWAIT);
 	for (struct cds_list_head *p = w->io.sessions.next; p != &w->io.sessions; p = p->next) {
-		must(w, session_of_link(p) != k->s, "the end of worker %u goes unnoticed", worker);
+		must(w, session_of_link(p) != k->wire.s, "the end of worker %u goes unnoticed", worker);
 	}
 	worker_attach(w, worker);
 	k->used = true;
@@ -343,7 +260,7 @@ void worker_do(struct world *w, unsigned what, unsigned i)
 	default:
 		(void)send_request(w, i, kinds[what]);
 	}
-	publish_worker(k);
+	wire_publish(&k->wire);
 }
 
 bool worker_work(struct world *w, unsigned i)

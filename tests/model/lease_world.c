@@ -67,7 +67,7 @@ static void tick(struct world *w)
 	timer_wheel_run(&w->io.wheel, world_now());
 	pool_tick(w->pool);
 	for (unsigned i = 0; i < WORLD_WORKERS; i++) {
-		session_tick(w->worker[i].s);
+		session_tick(w->worker[i].wire.s);
 	}
 }
 
