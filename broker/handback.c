@@ -192,6 +192,7 @@ int handback_configure(struct pool *p, char *err, size_t errlen)
 void handback_close(struct pool *p)
 {
 	p->handback.wanted = false;
+	p->handback.state = HANDBACK_NONE;
 	leave(&p->handback);
 }
 

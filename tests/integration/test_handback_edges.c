@@ -30,8 +30,9 @@ static void configure(const char *pool)
 		"[server db]\nurl = %s\nhealth_interval = 100ms\nhealth_down_after = 2\n"
 		"[server local]\nurl = sqlite:%s\n[pool main]\nservers = db, local\n"
 		"fallback = journal\nmirror = item\nmirror_interval = 100ms\n"
-		"acquire_timeout = 20s\n%s\n",
-		pg_url(pg), fallback, pool);
+		"%s%s\n",
+		pg_url(pg), fallback,
+		strstr(pool, "acquire_timeout") == NULL ? "acquire_timeout = 20s\n" : "", pool);
 	fclose(f);
 }
 
@@ -151,6 +152,74 @@ static void test_locked_journal(void)
 	free(other);
 }
 
+/* The broker is asked to stop while everybody waits for a lease in the fallback; what was written
+ * there is in the journal, and the next broker hands it back. */
+static void test_stop_while_settling(void)
+{
+	struct broker_call in = {0};
+	uint64_t later;
+
+	lose(200);
+	in.lease = behave_hold(b, NULL, "INSERT INTO item (n) VALUES (201)");
+	pg_restart(pg);
+	ok(wait_until(rows_in_pg("n = 201") == 1, PATIENCE_MS), "the journal reaches the primary");
+	is_int(behave_run(b, &in, "INSERT INTO item (n) VALUES (202)"), 0, "the lease writes on");
+	later = behave_submit(b, NULL, "INSERT INTO item (n) VALUES (203)");
+	kill(broker_pid(proc), SIGTERM);
+	ok(broker_collect(b, later, -1, NULL, NULL) < 0, "who waits is told");
+	is_int(broker_error(b)->outcome, BROKER_NOT_DONE, "that nothing was done");
+	kill(broker_pid(proc), SIGTERM);
+	is_int(broker_wait(proc, PATIENCE_MS), 0, "the broker ends well");
+	broker_release(&in.lease);
+	broker_detach(&b);
+	broker_restart(proc);
+	b = case_attach(proc);
+	ok(wait_until(rows_in_pg("n = 202") == 1, PATIENCE_MS), "the next one hands back");
+	is_int(rows_in_pg("n = 203"), 0, "what was written, and nothing else");
+}
+
+/* The primary goes again while its last rows are awaited, and the transaction in the fallback that
+ * held everybody up commits there. */
+static void test_lost_again_while_settling(void)
+{
+	struct broker_call in = {0};
+
+	lose(300);
+	in.lease = behave_hold(b, NULL, "INSERT INTO item (n) VALUES (301)");
+	pg_restart(pg);
+	ok(wait_until(rows_in_pg("n = 301") == 1, PATIENCE_MS), "the journal reaches the primary");
+	pg_stop(pg, PG_IMMEDIATE);
+	is_int(behave_run(b, &in, "INSERT INTO item (n) VALUES (302)"), 0,
+		"the lease writes while the primary is lost again");
+	broker_release(&in.lease);
+	ok(done_by("INSERT INTO item (n) VALUES (303) ON CONFLICT DO NOTHING", "local"),
+		"the fallback writes for all");
+	pg_restart(pg);
+	ok(wait_until(rows_in_pg("n IN (301, 302, 303)") == 3, PATIENCE_MS), "all are handed back");
+	ok(done_by("INSERT INTO item (n) VALUES (304) ON CONFLICT DO NOTHING", "db"),
+		"the primary writes");
+	is_int(pg_int(pg, "SELECT count(*) FROM broker_conflict"), 0, "nothing was set aside");
+}
+
+/* A lease that nobody ends is taken away when acquire_timeout is over. */
+static void test_lease_that_stays(void)
+{
+	struct broker_call in = {0};
+
+	configure("acquire_timeout = 2s");
+	ok(reload(), "a shorter acquire_timeout");
+	lose(400);
+	in.lease = behave_hold(b, NULL, "INSERT INTO item (n) VALUES (401)");
+	pg_restart(pg);
+	ok(done_by("INSERT INTO item (n) VALUES (402) ON CONFLICT DO NOTHING", "db"),
+		"a lease that stays open in the fallback does not keep the primary away for long");
+	is_int(behave_run(b, &in, "INSERT INTO item (n) VALUES (403)"), BROKER_E_TX_ABORTED,
+		"its worker is told");
+	broker_release(&in.lease);
+	is_int(rows_in_pg("n = 401"), 1, "what it wrote before has arrived");
+	is_int(rows_in_pg("n = 403"), 0, "and nothing else");
+}
+
 int main(void)
 {
 	const char *args[] = {"serve", "-c", NULL, NULL};
@@ -172,6 +241,9 @@ int main(void)
 	}
 	b = case_attach(proc);
 	test_reload_while_settling();
+	test_stop_while_settling();
+	test_lost_again_while_settling();
+	test_lease_that_stays();
 	test_locked_journal();
 	broker_detach(&b);
 	is_int(broker_free(&proc), 0, "the broker ends well");
