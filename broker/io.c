@@ -333,20 +333,8 @@ int io_init(struct io *io, const struct config *config, struct board *board)
 	return 0;
 }
 
-/*
- * When many runnable processes share few processors, a broker that is not hurried finds more to do
- * at once.  It is still woken without delay where a processor is free.
- */
-static void be_patient(void)
-{
-	struct sched_param none = {0};
-
-	(void)sched_setscheduler(0, SCHED_BATCH, &none); /* no privilege needed; else as it is */
-}
-
 void io_run(struct io *io)
 {
-	be_patient();
 	uv_run(&io->loop, UV_RUN_DEFAULT);
 }
 
