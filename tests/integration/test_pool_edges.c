@@ -5,6 +5,8 @@
  */
 #include "behave.h"
 
+#include <stdlib.h>
+
 #define BURST 6u
 
 /* All arrive in the same turn, since the broker stands still meanwhile. */
