@@ -287,6 +287,9 @@ static void enqueue(struct pool *p, struct request *r)
 	r->round = p->round;
 	r->wait_until_ns = wait_end(p, r->arrived_ns);
 	p->nwaiters++;
+	if (timer_is_set(&p->expiry) && p->expiry.when_ns > r->wait_until_ns) {
+		io_timer_set(p->io, &p->expiry, r->wait_until_ns); /* acquire_timeout has changed */
+	}
 }
 
 /* Where a fresh read can go changes with what its worker writes and standbys replay: one that stands
