@@ -619,7 +619,7 @@ static int victim_worker(struct broker *b, void *arg)
 		const char *seen = look(b, behave_random(&rng, 2) == 0);
 
 		if (strcmp(seen, clean) != 0 && atomic_fetch_add(&c->wrong, 1) == 0) {
-			snprintf(c->first, sizeof(c->first), "%s", seen);
+			snprintf(c->first, sizeof(c->first), "%.590s", seen);
 		}
 		atomic_fetch_add(&c->looks, 1);
 	}
