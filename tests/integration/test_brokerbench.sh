@@ -66,7 +66,8 @@ ok "all workloads run through the broker" measure broker "$workloads lease" "$la
 check broker
 ok "broker: its process and the server's are found" holds broker \
 	'.middle == "broker" and (.cpu_per_1000 | .middle > 0 and .database >= 0)'
-ok "broker: the server has the pool's connections" holds broker '.backends == 3'
+ok "broker: the server has the pool's connections and that of the probes" holds broker \
+	'.backends == 4'
 ok "broker: its own count of statements is not below the workers'" holds broker \
 	'.workload == "lease" or
 	([.metrics | to_entries[] | select(.key | startswith("broker_statements_finished_total"))
@@ -84,7 +85,7 @@ check direct
 ok "direct: nothing stands in the middle" holds direct \
 	'.middle == null and .cpu_per_1000.middle == null and .protocol == "prepared"'
 ok "direct: every worker has a connection" holds direct \
-	'.workload == "attach" or .backends == 3 + .workers'
+	'.workload == "attach" or .backends == 4 + .workers'
 for protocol in extended simple; do
 	ok "statements are sent as $protocol ones" measure $protocol 'point pages write tpcb' "$large" \
 		-t libpq -a "$db_url" -p $protocol
