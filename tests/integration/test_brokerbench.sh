@@ -31,7 +31,7 @@ window() {
 measure() {
 	local name=$1 short=$2 long=$3
 	shift 3
-	window 0.1 "$@" $short >"$scratch/short.json" && window 0.6 "$@" $long >"$scratch/long.json" &&
+	window 0.25 "$@" $short >"$scratch/short.json" && window 0.6 "$@" $long >"$scratch/long.json" &&
 		jq -s add "$scratch/short.json" "$scratch/long.json" >"$scratch/$name.json"
 }
 
