@@ -11,8 +11,16 @@ source=$scratch/hello.c
 sed -n '/^```c$/,/^```$/p' "$SOURCE_ROOT/README.md" | sed '1d;$d' >"$source"
 lines=$(grep -c . "$source")
 ok "README.md has a program of some thirty lines ($lines)" test "$lines" -ge 20 -a "$lines" -le 32
+# A library with a sanitizer wants programs that have it.
+flags=
+symbols=$(nm -D --undefined-only "$BUILD_ROOT/client/libshmbroker.so")
+for name in address:__asan undefined:__ubsan thread:__tsan; do
+	if grep -q "${name#*:}_" <<<"$symbols"; then
+		flags="$flags -fsanitize=${name%:*}"
+	fi
+done
 # shellcheck disable=SC2086
-ok "it compiles" ${CC:-cc} -Wall -Wextra -Werror -std=gnu11 -I"$SOURCE_ROOT/client" "$source" \
+ok "it compiles" ${CC:-cc} -Wall -Wextra -Werror -std=gnu11 $flags -I"$SOURCE_ROOT/client" "$source" \
 	-o "$scratch/hello" -L"$BUILD_ROOT/client" -lshmbroker
 for name in $(compgen -e BROKER_); do
 	case $name in

@@ -4,8 +4,29 @@
 
 /* -- whose turn it is -------------------------------------------------------------------------- */
 
+/* Statements that are known to be slow leave one connection to the others. */
+static bool stands_aside(const struct world *w, const struct request *r)
+{
+	return choice_is_slow(w->pool, r) && w->pool->nslow >= choice_slow_limit(w->pool);
+}
+
+static bool waits_aside(struct world *w, uint16_t rec)
+{
+	for (unsigned q = 0; q < POOL_QUEUES; q++) {
+		const struct request *r;
+
+		cds_list_for_each_entry(r, &w->pool->waiters[q], link)
+		{
+			if (rec_of(w, r->id) == rec) {
+				return stands_aside(w, r);
+			}
+		}
+	}
+	return false;
+}
+
 /* Whoever asked in an earlier turn and could be served by the same connections must not be waiting
- * any more. */
+ * any more.  Only who stands aside may be passed by. */
 void oracle_serve(struct world *w, uint16_t rec)
 {
 	const struct rec *r = &w->rec[rec];
@@ -18,7 +39,8 @@ void oracle_serve(struct world *w, uint16_t rec)
 
 		if (!o->waits || o->turn == r->turn || (o->lease != NONE && !is_lease(o->kind)) ||
 			(w->plan.split && reads(o->kind) != reads(r->kind)) ||
-			(is_lease(o->kind) && !lease_is(w, (uint16_t)i, LEASE_WAITING))) {
+			(is_lease(o->kind) && !lease_is(w, (uint16_t)i, LEASE_WAITING)) ||
+			waits_aside(w, (uint16_t)i)) {
 			continue;
 		}
 		if (w->noverlooked < QUEUE) {
@@ -187,12 +209,6 @@ static bool has_idle(const struct world *w, unsigned role)
 		}
 	}
 	return false;
-}
-
-/* Statements that are known to be slow leave one connection to the others. */
-static bool stands_aside(const struct world *w, const struct request *r)
-{
-	return choice_is_slow(w->pool, r) && w->pool->nslow >= choice_slow_limit(w->pool);
 }
 
 /* The first of a queue that is not held back must have nothing to wait for. */
