@@ -40,7 +40,7 @@ static void check_overlooked(struct world *w)
 /* Leases that were granted or refused in this turn do not wait any more. */
 static void note_grants(struct world *w)
 {
-	for (unsigned i = 0; i < w->nrecs; i++) {
+	for (unsigned i = 0; i < w->nrecs && i < array_size(w->rec); i++) {
 		struct rec *r = &w->rec[i];
 
 		if (!is_lease(r->kind) || !r->waits || lease_is(w, (uint16_t)i, LEASE_WAITING)) {

@@ -123,12 +123,13 @@ static void note_durable(struct world *w, unsigned rec)
 static void take_answer(struct world *w, struct worker *k, const struct shm_completion *c)
 {
 	uint16_t rec = rec_of(w, c->id);
-	struct rec *r = &w->rec[rec];
+	struct rec *r;
 
 	if (rec == NONE) {
 		wrong(w, "an answer to nothing");
 		return;
 	}
+	r = &w->rec[rec];
 	if (c->chunk != CHAN_NO_CHUNK) {
 		wire_give_back(&k->wire, c->chunk);
 	}
