@@ -22,15 +22,10 @@
 /* Quick reads that are put on one connection in one turn, before another is looked for. */
 #define SHARE_GROUP 8u
 
-static bool takes_reads(const struct member *m)
-{
-	return (m->pool->decision.readers >> m->index & 1) != 0;
-}
-
 /* A server that takes reads and has what the worker wrote before. */
 static bool may_read(const struct member *m, const struct request *r)
 {
-	return takes_reads(m) && (!(r->flags & REQ_F_FRESH) || m == m->pool->writer ||
+	return member_takes_reads(m) && (!(r->flags & REQ_F_FRESH) || m == m->pool->writer ||
 					 session_is_fresh(r->session, m->pool, m->server));
 }
 
@@ -58,7 +53,7 @@ enum pool_queue choice_queue(const struct pool *p, struct request *r)
 
 static bool claims(const struct request *r, const struct member *m)
 {
-	return r->roams ? takes_reads(m) : m == m->pool->writer;
+	return r->roams ? member_takes_reads(m) : m == m->pool->writer;
 }
 
 /* -- sharing ----------------------------------------------------------------------------------- */
@@ -224,7 +219,7 @@ struct conn *choice_pick(struct pool *p, const struct request *r, const struct r
 	if (r->roams && p->nmembers > 1) {
 		return pick_roaming(p, r, older);
 	}
-	if (r->roams && (p->decision.readers & 1) != 0) {
+	if (r->roams && member_takes_reads(p->member[0])) {
 		c = free_in(p->member[0], r, older);
 		return c != NULL ? c : shared_in(p->member[0], r, older);
 	}

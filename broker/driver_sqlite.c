@@ -26,7 +26,6 @@
 
 #include <errno.h>
 #include <limits.h>
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -67,16 +66,9 @@ struct sqlite_server {
 	struct sqlite_here *here; /* short reads; NULL: there are no readers, or no memory */
 };
 
-static unsigned usable_cpus(void)
-{
-	cpu_set_t set;
-
-	return sched_getaffinity(0, sizeof(set), &set) == 0 ? (unsigned)CPU_COUNT(&set) : 1;
-}
-
 static unsigned count_readers(const struct config_pool *pool)
 {
-	unsigned n = usable_cpus();
+	unsigned n = io_usable_cpus();
 
 	if (pool->readers > 0) {
 		return (unsigned)pool->readers;

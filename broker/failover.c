@@ -162,7 +162,7 @@ static const char *blemish(const struct view *v, const struct decision *d)
 	for (int i = 0; i < (int)v->n; i++) {
 		const struct server_state *s = &v->s[i];
 
-		if (d->fenced & bit(i)) {
+		if ((d->fenced & bit(i)) && answers(s)) {
 			return "more than one server calls itself primary";
 		}
 		if (s->verdict == VERDICT_DOWN) {

@@ -27,26 +27,14 @@ static struct member *local_of(const struct pool *p)
 	return m != NULL && m->driver == &driver_sqlite ? m : NULL;
 }
 
-/* Nothing that writes is open on it. */
-static bool is_settled(const struct member *local)
-{
-	for (unsigned i = 0; i < local->nconns; i++) {
-		const struct conn *c = local->conns[i];
-
-		if ((c->roles & CONN_WRITES) && c->state != CONN_IDLE && c->state != CONN_CLOSED) {
-			return false;
-		}
-	}
-	return true;
-}
-
-/* A row of the journal may still come of what runs on it. */
+/* A row of the journal may still come of what runs on it, or its executor has not ended. */
 static bool is_writing(const struct member *local)
 {
 	for (unsigned i = 0; i < local->nconns; i++) {
 		const struct conn *c = local->conns[i];
 
-		if ((c->roles & CONN_WRITES) && (c->state == CONN_BUSY || c->state == CONN_LEASED)) {
+		if ((c->roles & CONN_WRITES) && c->state != CONN_IDLE &&
+			c->state != CONN_CONNECTING && c->state != CONN_CLOSED) {
 			return true;
 		}
 	}
@@ -84,8 +72,7 @@ static void on_failed(void *arg, const struct courier_failure *f)
 	struct pool *p = arg;
 	struct handback *h = &p->handback;
 
-	log_warning("pool %s: the journal could not be replayed, nothing is lost: %s",
-		p->config->name, f->text);
+	(void)f; /* the courier has logged it */
 	if (h->state != HANDBACK_NONE) {
 		set_state(h, HANDBACK_NONE);
 		health_hurry(p->member[h->target]->server);
@@ -212,7 +199,7 @@ static void mirror_from(struct pool *p, int writer)
 		return;
 	}
 	for (unsigned i = 0; i < p->nmembers; i++) {
-		if ((p->decision.readers >> i & 1) != 0 && p->member[i]->driver == &driver_pg) {
+		if (member_takes_reads(p->member[i]) && p->member[i]->driver == &driver_pg) {
 			from = (int)i;
 			if ((int)i != writer) {
 				break;
@@ -288,7 +275,7 @@ static void end_transactions(struct pool *p, struct member *local)
 void handback_step(struct pool *p)
 {
 	struct handback *h = &p->handback;
-	struct member *local = local_of(p);
+	struct member *local;
 
 	if (h->wanted && h->courier == NULL && !h->leaving &&
 		io_now(p->io) - h->since_ns > START_AGAIN_NS) {
@@ -297,7 +284,8 @@ void handback_step(struct pool *p)
 	if (h->state != HANDBACK_SETTLING) {
 		return;
 	}
-	if (is_settled(local)) {
+	local = local_of(p);
+	if (!is_writing(local)) {
 		set_state(h, HANDBACK_DRAINING);
 		courier_drain(h->courier);
 	} else if (io_now(p->io) - h->since_ns > (uint64_t)p->config->acquire_timeout * 1000000u) {

@@ -308,7 +308,7 @@ static void take_success(struct server *s, const struct probe_answer *a)
 	tell_role(s);
 }
 
-static bool is_permanent(const char *sqlstate)
+bool health_is_permanent(const char *sqlstate)
 {
 	return strncmp(sqlstate, "28", 2) == 0 || strcmp(sqlstate, "3D000") == 0;
 }
@@ -329,7 +329,7 @@ static void take_failure(struct server *s, const char *sqlstate, const char *err
 		return;
 	}
 	s->full = false;
-	s->permanent = is_permanent(sqlstate);
+	s->permanent = health_is_permanent(sqlstate);
 	s->succeeded = 0;
 	s->failed++;
 	set_verdict(s, verdict_after_failure(s));

@@ -28,7 +28,7 @@ static uint64_t boottime_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-static unsigned usable_cpus(void)
+unsigned io_usable_cpus(void)
 {
 	cpu_set_t set;
 
@@ -308,7 +308,7 @@ int io_init(struct io *io, const struct config *config, struct board *board)
 	io->now_ns = doorbell_now();
 	io->thread = uv_thread_self();
 	timer_wheel_init(&io->wheel, io->now_ns);
-	io->lanes = usable_cpus() + 1;
+	io->lanes = io_usable_cpus() + 1;
 	io->statements = statements_create(4096);
 	if (io->statements == NULL) {
 		return -ENOMEM;

@@ -103,6 +103,9 @@ void io_bell_del(struct io *io, int efd);
 void io_timer_set(struct io *io, struct timer *t, uint64_t when_ns);
 void io_timer_clear(struct io *io, struct timer *t);
 
+/* Processors that this process may run on. */
+unsigned io_usable_cpus(void);
+
 /* A row of the connections table, BOARD_NONE if all are taken. */
 unsigned io_take_conn_row(struct io *io);
 void io_drop_conn_row(struct io *io, unsigned row);

@@ -59,17 +59,11 @@ bool member_is_ready(const struct member *m)
 static unsigned waiting(const struct member *m)
 {
 	struct pool *p = m->pool;
-	bool writes = p->writer == m, reads;
-	unsigned n = 0;
+	bool some = (p->writer == m && !cds_list_empty(&p->waiters[POOL_QUEUE_ALL])) ||
+		    (member_takes_reads(m) && !cds_list_empty(&p->waiters[POOL_QUEUE_READS]));
 
-	if (m->index == MEMBER_DRAINING || p->nwaiters == 0) {
-		return 0;
-	}
-	reads = (p->decision.readers >> m->index & 1) != 0;
 	/* Counting them would cost more than a connection too many, which stays idle. */
-	n += writes && !cds_list_empty(&p->waiters[POOL_QUEUE_ALL]) ? p->nwaiters : 0;
-	n += reads && n == 0 && !cds_list_empty(&p->waiters[POOL_QUEUE_READS]) ? p->nwaiters : 0;
-	return n;
+	return some ? p->nwaiters : 0;
 }
 
 static unsigned size_of(const struct member *m)
@@ -97,24 +91,15 @@ static unsigned wanted(const struct member *m)
 /* Connections that other pools are sure of and have not opened. */
 static unsigned reserved_by_others(const struct member *m)
 {
-	const struct io *io = m->pool->io;
+	struct member *o;
 	unsigned n = 0;
 
-	for (unsigned i = 0; i < io->npools; i++) {
-		struct member *o;
+	cds_list_for_each_entry(o, &m->server->members, server_link)
+	{
+		unsigned sure = (unsigned)config(o)->guaranteed;
 
-		if (io->pools[i] == NULL || io->pools[i] == m->pool) {
-			continue;
-		}
-		cds_list_for_each_entry(o, &io->pools[i]->members, pool_link)
-		{
-			unsigned sure = o->index != MEMBER_DRAINING
-						? (unsigned)config(o)->guaranteed
-						: 0;
-
-			if (o->server == m->server && sure > member_open(o)) {
-				n += sure - member_open(o);
-			}
+		if (o->pool != m->pool && o->index != MEMBER_DRAINING && sure > member_open(o)) {
+			n += sure - member_open(o);
 		}
 	}
 	return n;
@@ -145,27 +130,19 @@ static struct conn *spare_of(struct member *o)
 }
 
 /* Another pool keeps an idle connection to the server while somebody waits here. */
-static bool take_room(struct member *m)
+static void take_room(struct member *m)
 {
-	struct io *io = m->pool->io;
+	struct member *o;
 
-	for (unsigned i = 0; i < io->npools; i++) {
-		struct member *o;
+	cds_list_for_each_entry(o, &m->server->members, server_link)
+	{
+		struct conn *c = o->pool != m->pool ? spare_of(o) : NULL;
 
-		if (io->pools[i] == NULL || io->pools[i] == m->pool) {
-			continue;
-		}
-		cds_list_for_each_entry(o, &io->pools[i]->members, pool_link)
-		{
-			struct conn *c = o->server == m->server ? spare_of(o) : NULL;
-
-			if (c != NULL) {
-				conn_give_up(c, NULL);
-				return true;
-			}
+		if (c != NULL) {
+			conn_give_up(c, NULL);
+			return;
 		}
 	}
-	return false;
 }
 
 /* -- opening ----------------------------------------------------------------------------------- */
@@ -214,7 +191,7 @@ void member_grow(struct member *m)
 
 		if (!server_has_room(m)) {
 			if (m->pool->nwaiters > 0) {
-				(void)take_room(m); /* there is room when it is closed */
+				take_room(m); /* there is room when it is closed */
 			}
 			return;
 		}
@@ -291,12 +268,6 @@ void member_connected(struct member *m)
 	}
 }
 
-/* Wrong password, no such role or database: trying again does not help by itself. */
-static bool is_permanent(const char *sqlstate)
-{
-	return strncmp(sqlstate, "28", 2) == 0 || strcmp(sqlstate, "3D000") == 0;
-}
-
 static void back_off(struct member *m)
 {
 	uint64_t last = (uint64_t)config(m)->connect_backoff_max * MS;
@@ -316,7 +287,7 @@ void member_connect_failed(struct member *m, const struct failure *f)
 	count(m, POOL_METRIC_CONNECT_FAILURES, 1);
 	m->replacing = false;
 	back_off(m);
-	m->permanent_failure = is_permanent(f->sqlstate);
+	m->permanent_failure = health_is_permanent(f->sqlstate);
 	if (strcmp(m->last_error, f->message) != 0) { /* say each thing once */
 		snprintf(m->last_error, sizeof(m->last_error), "%s", f->message);
 		log_warning("pool %s: cannot connect to server %s: %s", config(m)->name,
@@ -330,13 +301,18 @@ void member_connect_failed(struct member *m, const struct failure *f)
 
 /* -- keeping ----------------------------------------------------------------------------------- */
 
+/* Since it was last seen to work. */
+static uint64_t silence(const struct conn *c)
+{
+	return io_now(c->io) -
+	       (c->tested_ns > c->idle_since_ns ? c->tested_ns : c->idle_since_ns);
+}
+
 bool member_is_stale(const struct member *m, const struct conn *c)
 {
 	int64_t limit = config(m)->validate_after_idle;
-	uint64_t seen = c->tested_ns > c->idle_since_ns ? c->tested_ns : c->idle_since_ns;
 
-	return limit >= 0 && !m->split &&
-	       io_now(m->pool->io) - seen > (uint64_t)limit * MS + MS;
+	return limit >= 0 && !m->split && silence(c) > (uint64_t)limit * MS + MS;
 }
 
 /* A reload has made others sure of connections that we have. */
@@ -402,7 +378,7 @@ static void drop_surplus(struct member *m)
 /* Keeps firewalls and servers from ending it, and notices if they did. */
 static void keep_alive(struct member *m)
 {
-	uint64_t every = (uint64_t)config(m)->keepalive_time * MS, now = io_now(m->pool->io);
+	uint64_t every = (uint64_t)config(m)->keepalive_time * MS;
 	struct conn *c, *next;
 
 	if (every == 0) {
@@ -410,10 +386,9 @@ static void keep_alive(struct member *m)
 	}
 	cds_list_for_each_entry_safe(c, next, &m->in_state[CONN_IDLE], link)
 	{
-		uint64_t seen = c->tested_ns > c->idle_since_ns ? c->tested_ns : c->idle_since_ns;
 		uint64_t early = every / 5 * ((c->slot * 5u + (unsigned)c->generation) % 8u) / 8;
 
-		if (now - seen > every - early) {
+		if (silence(c) > every - early) {
 			conn_test(c);
 		}
 	}
@@ -504,7 +479,7 @@ int member_create(struct pool *p, struct server *s, const struct config_server *
 		free(m);
 		return -1;
 	}
-	s->nmembers++;
+	server_add_member(s, m);
 	for (unsigned i = m->driver->size(m->server_priv, pool); i > 0; i--) {
 		if (add_conn(m) < 0) {
 			snprintf(err, errlen, "out of memory");

@@ -43,6 +43,7 @@ struct member {
 	bool permanent_failure; /* the last failure will not mend by itself: password, no database */
 	char last_error[256]; /* of the last failed connect */
 	struct cds_list_head pool_link; /* pool->members */
+	struct cds_list_head server_link; /* server->members */
 };
 
 /*

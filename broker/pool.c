@@ -14,6 +14,9 @@
 
 #define MS UINT64_C(1000000)
 
+static const struct failure shutting_down = {
+	.code = FAIL_SHUTDOWN, .retry_safe = true, .message = "the broker is shutting down"};
+
 static void on_expiry(struct timer *t);
 
 static void count(struct pool *p, enum pool_metric m, uint64_t n)
@@ -88,11 +91,11 @@ static void cut_off(struct pool *p)
 
 	cds_list_for_each_entry(m, &p->members, pool_link)
 	{
-		char text[300];
-		struct failure f = unusable(m, text, sizeof(text));
-
 		m->fenced = is_fenced(p, m->server);
 		if (m->server->state.verdict == VERDICT_DOWN || m->fenced) {
+			char text[300];
+			struct failure f = unusable(m, text, sizeof(text));
+
 			member_close(m, &f);
 		} else if (m->server->state.verdict == VERDICT_RECOVERING) {
 			m->backoff_ns = 0; /* it answers: no reason to wait */
@@ -130,14 +133,12 @@ void pool_decide(struct pool *p)
 
 void server_changed(struct server *s)
 {
-	for (unsigned i = 0; i < s->io->npools; i++) {
-		struct pool *p = s->io->pools[i];
+	struct member *m;
 
-		for (unsigned k = 0; p != NULL && k < p->nmembers; k++) {
-			if (p->member[k]->server == s) {
-				pool_decide(p);
-				break;
-			}
+	cds_list_for_each_entry(m, &s->members, server_link)
+	{
+		if (m->index != MEMBER_DRAINING) {
+			pool_decide(m->pool);
 		}
 	}
 }
@@ -309,11 +310,8 @@ static void place_fresh(struct pool *p)
 
 void pool_queue(struct pool *p, struct request *r)
 {
-	static const struct failure closed = {
-		.code = FAIL_SHUTDOWN, .message = "the broker is shutting down"};
-
 	if (p->closing || p->io->stopping) {
-		request_give_up(r, &closed);
+		request_give_up(r, &shutting_down);
 		return;
 	}
 	enqueue(p, r);
@@ -509,19 +507,28 @@ void pool_describe_wait(struct pool *p, char *buf, size_t size)
 		error[0] != '\0' ? "; last connect error: " : "", error);
 }
 
-static void tell_waiting(struct pool *p)
+uint64_t pool_oldest_wait(struct pool *p)
 {
-	uint64_t now = io_now(p->io), oldest = now;
-	char text[512];
+	uint64_t oldest = 0;
 
 	for (unsigned q = 0; q < POOL_QUEUES; q++) {
 		const struct request *r = first_waiter(p, q);
 
-		oldest = r != NULL && r->arrived_ns < oldest ? r->arrived_ns : oldest;
+		if (r != NULL && (oldest == 0 || r->arrived_ns < oldest)) {
+			oldest = r->arrived_ns;
+		}
 	}
-	if (p->config->queue_notify == 0 ||
+	return oldest;
+}
+
+static void tell_waiting(struct pool *p)
+{
+	uint64_t now = io_now(p->io), oldest = pool_oldest_wait(p);
+	char text[512];
+
+	if (oldest == 0 || p->config->queue_notify == 0 ||
 		now - oldest < (uint64_t)p->config->queue_notify * MS) {
-		p->told_waiting = p->told_waiting && p->nwaiters > 0;
+		p->told_waiting = p->told_waiting && oldest != 0;
 		return;
 	}
 	if (!p->told_waiting) {
@@ -546,14 +553,6 @@ static void bury_drained(struct pool *p)
 	}
 }
 
-/* Nobody takes writes: whoever is promoted is to be found soon. */
-static void look_for_writer(struct pool *p)
-{
-	for (unsigned i = 0; i < p->nmembers && p->writer == NULL && !p->closing; i++) {
-		health_hurry(p->member[i]->server);
-	}
-}
-
 void pool_tick(struct pool *p)
 {
 	struct member *m;
@@ -562,7 +561,6 @@ void pool_tick(struct pool *p)
 	{
 		member_tick(m);
 	}
-	look_for_writer(p);
 	bury_drained(p);
 	handback_step(p);
 	tell_waiting(p);
@@ -581,7 +579,7 @@ bool pool_is_ready(const struct pool *p)
 		asked = asked && p->member[i]->server->state.verdict != VERDICT_UNKNOWN;
 	}
 	for (unsigned i = 0; asked && i < p->nmembers; i++) {
-		if ((p->decision.readers >> i & 1) != 0 && member_is_ready(p->member[i])) {
+		if (member_takes_reads(p->member[i]) && member_is_ready(p->member[i])) {
 			return true;
 		}
 	}
@@ -603,14 +601,11 @@ bool pool_is_hopeless(const struct pool *p, char *why, size_t size)
 
 void pool_refuse_waiters(struct pool *p)
 {
-	static const struct failure closed = {
-		.code = FAIL_SHUTDOWN, .retry_safe = true, .message = "the broker is shutting down"};
-
 	for (unsigned q = 0; q < POOL_QUEUES; q++) {
 		struct request *r;
 
 		while ((r = first_waiter(p, q)) != NULL) {
-			request_give_up(r, &closed);
+			request_give_up(r, &shutting_down);
 		}
 	}
 }
@@ -734,6 +729,9 @@ static bool is_planned(const struct pool_plan *plan, const struct member *m)
 
 void pool_apply(struct pool *p, const struct pool_plan *plan)
 {
+	int was = p->decision.writer;
+	unsigned row = was >= 0 ? p->member[was]->server->index : BOARD_NONE;
+
 	for (unsigned i = 0; i < p->nmembers; i++) {
 		if (!is_planned(plan, p->member[i])) {
 			member_drain(p->member[i]);
@@ -747,14 +745,14 @@ void pool_apply(struct pool *p, const struct pool_plan *plan)
 
 		p->member[i] = m;
 		m->index = i;
-		if (m == p->writer) {
+		if (m->server->index == row) { /* the same server, if by other connections */
 			p->decision.writer = (int)i;
 		}
 		if (!plan->kept[i]) {
 			cds_list_add_tail(&m->pool_link, &p->members);
 		}
 	}
-	p->writer = p->decision.writer >= 0 ? p->writer : NULL;
+	p->writer = is_planned(plan, p->writer) ? p->writer : NULL;
 	p->decision.readers = p->decision.fenced = 0; /* bits of other servers; pool_decide follows */
 	p->turn = 0;
 }

@@ -124,8 +124,16 @@ bool pool_is_ready(const struct pool *p);
 bool pool_is_hopeless(const struct pool *p, char *why, size_t size);
 /* Connections of all members in a state. */
 unsigned pool_count(const struct pool *p, enum conn_state state);
+/* When the request came that waits for longest; 0: nobody waits. */
+uint64_t pool_oldest_wait(struct pool *p);
 /* Connections at work. */
 unsigned pool_used(const struct pool *p);
+
+/* Does the decision let declared reads go to m? */
+static inline bool member_takes_reads(const struct member *m)
+{
+	return m->index != MEMBER_DRAINING && (m->pool->decision.readers >> m->index & 1) != 0;
+}
 
 /* -- choice.c ---------------------------------------------------------------------------------- */
 

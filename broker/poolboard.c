@@ -106,24 +106,6 @@ static void mirror_row(struct pool *p)
 	board_pool_row(p->io->board, p->index, &info);
 }
 
-static uint64_t oldest_wait(struct pool *p)
-{
-	uint64_t oldest = 0;
-
-	for (unsigned q = 0; q < POOL_QUEUES; q++) {
-		const struct request *r;
-
-		if (cds_list_empty(&p->waiters[q])) {
-			continue;
-		}
-		r = cds_list_first_entry(&p->waiters[q], struct request, link);
-		if (oldest == 0 || r->arrived_ns < oldest) {
-			oldest = r->arrived_ns;
-		}
-	}
-	return oldest;
-}
-
 static void mirror_gauges(struct pool *p)
 {
 	unsigned pinned = 0, leased = 0, cancelling = 0, busy = pool_count(p, CONN_BUSY);
@@ -144,7 +126,7 @@ static void mirror_gauges(struct pool *p)
 		gauge(p, POOL_METRIC_JOURNAL_REPLAYED, courier_replayed(p->handback.courier));
 	}
 	gauge(p, POOL_METRIC_WAITERS, p->nwaiters);
-	gauge(p, POOL_METRIC_WAITING_SINCE, oldest_wait(p));
+	gauge(p, POOL_METRIC_WAITING_SINCE, pool_oldest_wait(p));
 	gauge(p, POOL_METRIC_CL_WAITING, p->nwaiters);
 	gauge(p, POOL_METRIC_CL_ACTIVE, busy + leased + pinned);
 	gauge(p, POOL_METRIC_SV_ACTIVE, busy);

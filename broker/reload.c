@@ -160,7 +160,8 @@ int reload_apply(struct io *io, const struct config *next, unsigned max_pools, u
 	free_plan(&p);
 	for (unsigned i = 0; i < io->nservers; i++) {
 		if (io->servers[i] != NULL && server_watch(io->servers[i]) < 0) {
-			health_hurry(io->servers[i]); /* tried again with the next reload */
+			log_error("server %s cannot be probed: out of memory",
+				io->servers[i]->config->name); /* each tick tries again */
 		}
 	}
 	for (unsigned i = 0; i < io->npools; i++) {

@@ -363,12 +363,16 @@ void request_failed(struct request *r, const struct failure *f)
 		return;
 	}
 	if (met_readonly_server(r, f)) {
-		health_doubt_role(r->conn->member->server);
+		struct server *s = r->conn->member->server;
+
 		if (r->session != NULL && r->lease == NULL && r->sends < 2 && !r->cancel_wanted &&
 			!r->delivered && !r->io->stopping) {
 			repeat(r); /* it had no effect; if this is the writer after all, it stays */
-			return;
+		} else {
+			finish(r, f, 0);
 		}
+		health_doubt_role(s); /* last: it may close connections */
+		return;
 	}
 	finish(r, f, 0);
 }

@@ -22,6 +22,7 @@ int server_create(struct io *io, unsigned index, const struct config_server *con
 	s->config = config;
 	s->driver = driver_for_url(config->url);
 	s->masked_url = config_mask_url(config->url);
+	CDS_INIT_LIST_HEAD(&s->members);
 	if (s->masked_url == NULL) {
 		free(s);
 		return -1;
@@ -37,7 +38,7 @@ void server_destroy(struct server **ss)
 	if (s == NULL) {
 		return;
 	}
-	check(s->nmembers == 0);
+	check(cds_list_empty(&s->members));
 	health_stop(s);
 	free(s->masked_url);
 	free(s);
@@ -47,13 +48,12 @@ void server_destroy(struct server **ss)
 /* Any member that is configured; its credentials are as good for probes as any other's. */
 static struct member *member_of(const struct server *s)
 {
-	for (unsigned i = 0; i < s->io->npools; i++) {
-		struct pool *p = s->io->pools[i];
+	struct member *m;
 
-		for (unsigned k = 0; p != NULL && k < p->nmembers; k++) {
-			if (p->member[k]->server == s) {
-				return p->member[k];
-			}
+	cds_list_for_each_entry(m, &s->members, server_link)
+	{
+		if (m->index != MEMBER_DRAINING) {
+			return m;
 		}
 	}
 	return NULL;
@@ -72,14 +72,18 @@ static void bury(struct server *s)
 	server_destroy(&s);
 }
 
-void server_lost_member(struct server *s, const struct member *m)
+void server_add_member(struct server *s, struct member *m)
 {
+	cds_list_add_tail(&m->server_link, &s->members);
+}
+
+void server_lost_member(struct server *s, struct member *m)
+{
+	cds_list_del(&m->server_link);
 	if (s->priv == m->server_priv) {
 		health_stop(s);
-		s->priv = NULL;
 	}
-	s->nmembers--;
-	if (s->removed && s->nmembers == 0) {
+	if (s->removed && cds_list_empty(&s->members)) {
 		bury(s);
 	}
 }
@@ -89,18 +93,9 @@ void server_remove(struct server *s)
 	health_stop(s);
 	s->removed = true;
 	s->io->nremoved++;
-	if (s->nmembers == 0) {
+	if (cds_list_empty(&s->members)) {
 		bury(s);
 	}
-}
-
-/* How much of the WAL of the primary of the same pool it has not replayed. */
-static uint64_t lag_bytes(const struct server *s)
-{
-	const struct member *m = s->state.role == ROLE_STANDBY ? member_of(s) : NULL;
-	const struct member *w = m != NULL ? m->pool->writer : NULL;
-
-	return w != NULL && w->server->lsn > s->lsn ? w->server->lsn - s->lsn : 0;
 }
 
 void server_mirror(const struct server *s)
@@ -110,7 +105,7 @@ void server_mirror(const struct server *s)
 		.role = (uint32_t)s->state.role,
 		.connections = s->open,
 		.max_connections = (uint32_t)s->config->max_connections,
-		.lag_bytes = lag_bytes(s),
+		.lag_bytes = s->lag_bytes,
 		.lag_ns = s->state.lag_ns,
 		.latency_ns = s->latency_ns,
 		.since_ns = s->since_ns,

@@ -72,7 +72,7 @@ struct server {
 	const struct driver *driver;
 	char *masked_url;
 	unsigned open; /* connections of all pools that are not CLOSED */
-	unsigned nmembers; /* of all pools */
+	struct cds_list_head members; /* of all pools, struct member.server_link */
 	bool removed; /* not configured any more: goes with its last member */
 	void *priv; /* of driver->server_open by whoever started the probes; borrowed */
 	void *probe; /* of driver->probe_open; NULL: none */
@@ -130,6 +130,8 @@ void health_hurry(struct server *s);
  * health_hurry.  May call server_changed.
  */
 void health_doubt_role(struct server *s);
+/* Wrong password, no such role or database: trying again does not help by itself. */
+bool health_is_permanent(const char *sqlstate);
 /* From the driver: the answer to probe_send, exactly once each, not from inside it. */
 void probe_answered(struct server *s, const struct probe_answer *a);
 
@@ -141,8 +143,9 @@ int server_create(struct io *io, unsigned index, const struct config_server *con
 void server_destroy(struct server **s);
 /* See that it is probed, with the credentials of some pool.  Negative: no memory. */
 int server_watch(struct server *s) must_use;
+void server_add_member(struct server *s, struct member *m);
 /* m goes; if the probes used what it has, they go on with another's.  May destroy s. */
-void server_lost_member(struct server *s, const struct member *m);
+void server_lost_member(struct server *s, struct member *m);
 /* Not configured any more. */
 void server_remove(struct server *s);
 /* Its row on the board. */
