@@ -18,12 +18,18 @@ export BROKER_DUMPABLE=1 # its memory is looked at
 
 it_scratch
 
-# window SECONDS ARGUMENT...
+# window SECONDS OUTPUT ARGUMENT...: longer where so long is not enough for every workload
 window() {
-	"$bench" -j -s "$1" -W 0.05 -w $workers --slow-ms 20 "${@:2}" 2>"$scratch/err" || {
-		diag "$(cat "$scratch/err")"
-		return 1
-	}
+	local seconds
+	for seconds in "$1" 2 10; do
+		"$bench" -j -s "$seconds" -W 0.05 -w $workers --slow-ms 20 "${@:3}" >"$2" 2>"$scratch/err" || {
+			diag "$(cat "$scratch/err")"
+			return 1
+		}
+		if jq -e 'all(.[]; .operations > 0)' "$2" >/dev/null; then
+			break
+		fi
+	done
 }
 
 # measure NAME "WORKLOAD..." "LARGE WORKLOAD..." ARGUMENT...: leaves all results in $scratch/NAME.json
@@ -31,7 +37,8 @@ window() {
 measure() {
 	local name=$1 short=$2 long=$3
 	shift 3
-	window 0.25 "$@" $short >"$scratch/short.json" && window 0.6 "$@" $long >"$scratch/long.json" &&
+	window 0.25 "$scratch/short.json" "$@" $short &&
+		window 0.6 "$scratch/long.json" "$@" $long &&
 		jq -s add "$scratch/short.json" "$scratch/long.json" >"$scratch/$name.json"
 }
 

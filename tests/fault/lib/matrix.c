@@ -722,8 +722,9 @@ void matrix_run(const struct matrix_plan *plan)
 	is_int(run.reached, run.cases, "every point was reached");
 	s = look(&run);
 	is_int(s.evictions, 0, "nobody was evicted");
-	ok(wait_until(broker_fds(plan->broker) == fds, 5000),
-		"the broker has as many descriptors as before");
+	/* Fewer: some of the warm-up were still open then. */
+	ok(wait_until(broker_fds(plan->broker) <= fds, CASE_MS),
+		"the broker has no more descriptors than before");
 	diag("slowest call of the bystander %llu ms, of %llu; %lld ms for a case",
 		(unsigned long long)run.slowest_ms,
 		(unsigned long long)atomic_load(&run.shared->done),
