@@ -7,7 +7,8 @@
  *   2. dispatch: give waiting requests connections
  *   3. flush: one flush per connection that got something
  *   4. answer: publish completions per session, one fence, then wake those that sleep
- *   5. arm: if nothing was found, set need_wake for the hot sessions, look once more, and block
+ *   5. arm: if nothing was found, set need_wake for the hot sessions, look once more, and block;
+ *      where the next thing to do is expected at once, go on looking instead (io.c)
  * Callbacks of sockets and executors only change state; their effects leave with step 3 and 4 of the
  * same turn, which run in uv_prepare, just before the loop would block.
  *
@@ -42,6 +43,11 @@ struct io {
 	uv_poll_t bells; /* of bell_epoll */
 	int bell_epoll; /* eventfds of all sessions, edge-triggered, never read */
 	uv_thread_t thread; /* that runs the loop */
+
+	uint64_t worked_ns; /* end of the last turn that found something to do */
+	uint64_t looked_ns; /* and of the last one that looked in vain since */
+	uint64_t spin_ns; /* how long to look for more before the loop blocks */
+	uint64_t crowded_ns; /* until then others need the processors more: do not look */
 
 	uint64_t now_ns; /* CLOCK_MONOTONIC, see io_now */
 	bool now_fresh; /* read since the loop last blocked */
@@ -79,7 +85,7 @@ struct io {
 #define IO_TICK_MS 100u
 
 int io_init(struct io *io, const struct config *config, struct board *board) must_use;
-/* The work of one turn; io_run does it, tests do it step by step. */
+/* The work of one turn, at whose end the loop may block; tests do it step by step. */
 void io_turn(struct io *io);
 /* Run until io_stop. */
 void io_run(struct io *io);
