@@ -153,17 +153,35 @@ static struct conn *idle_conn(struct member *m, const struct request *r)
 			return c;
 		}
 		conn_test(c); /* those behind it were idle for longer: for them others may ask */
-		return NULL;
+		break;
+	}
+	return NULL;
+}
+
+/* One that is being cleaned of what its last user left. */
+static struct conn *cleaned_conn(struct member *m, const struct request *r)
+{
+	unsigned role = request_reads(r) ? CONN_READS : CONN_WRITES;
+	struct conn *c;
+
+	cds_list_for_each_entry(c, &m->in_state[CONN_RESETTING], link)
+	{
+		if ((c->roles & role) != 0 && conn_may_follow(c)) {
+			return c;
+		}
 	}
 	return NULL;
 }
 
 static struct conn *idle_in(struct member *m, const struct request *r, const struct request *older)
 {
+	struct conn *c;
+
 	if (!member_can_serve(m) || (older != NULL && claims(older, m) && !m->split)) {
 		return NULL;
 	}
-	return idle_conn(m, r);
+	c = idle_conn(m, r);
+	return c != NULL ? c : cleaned_conn(m, r);
 }
 
 static struct conn *shared_in(struct member *m, const struct request *r, const struct request *older)
@@ -192,7 +210,8 @@ static struct conn *pick_roaming(struct pool *p, const struct request *r, const 
 	for (unsigned i = 0; i < p->nmembers; i++) {
 		struct member *m = p->member[(p->turn + i) % p->nmembers];
 
-		if (may_read(m, r) && !cds_list_empty(&m->in_state[CONN_IDLE]) &&
+		if (may_read(m, r) &&
+			(!cds_list_empty(&m->in_state[CONN_IDLE]) || cleaned_conn(m, r) != NULL) &&
 			(least == NULL || member_used(m) < member_used(least)) &&
 			!(older != NULL && claims(older, m) && !m->split)) {
 			least = m;

@@ -6,6 +6,11 @@
  * sent only for the head of the connection, after everything behind it that belongs to others was
  * taken away (conn_evacuate), and nothing new is sent until the driver says that it is settled.  No
  * cancel can hit a stranger.
+ *
+ * Resets.  A session that was touched is cleaned as soon as its user has left it: a lock must not be
+ * held by nobody.  Who waits gets the connection without waiting for the answer, and what he sends
+ * leaves in the same flush (driver->reset_rides).  If the reset fails he goes elsewhere, nothing of
+ * his has run.
  */
 #include "conn.h"
 
@@ -23,6 +28,15 @@
 #define SLOW_HEAD_NS (10u * 1000000u)
 /* A cancel that found nothing to cancel is repeated after this. */
 #define CANCEL_AGAIN_NS (50u * 1000000u)
+/* A reset is not followed any more when it takes longer than this: another connection may be free
+ * sooner. */
+#define SLOW_RESET_NS (5u * 1000000u)
+
+/* Nothing that was started behind the reset has run. */
+static const struct failure unclean = {.code = FAIL_UNAVAILABLE,
+	.retry_safe = true,
+	.not_run = true,
+	.message = "the connection could not be cleaned of what its last user left"};
 
 static void on_slow_head(struct timer *t);
 
@@ -68,7 +82,7 @@ void conn_check(struct conn *c)
 		break;
 	case CONN_IDLE:
 		check_slow(c->ninflight == 0 && c->lease == NULL && !c->cancelling && !c->dirty);
-		check_slow(c->tx == CONN_TX_IDLE);
+		check_slow(c->tx == CONN_TX_IDLE && !c->resetting);
 		break;
 	case CONN_BUSY:
 		check_slow(c->lease == NULL);
@@ -76,7 +90,7 @@ void conn_check(struct conn *c)
 	case CONN_LEASED:
 		break;
 	case CONN_RESETTING:
-		check_slow(c->ninflight == 0 && c->lease == NULL);
+		check_slow(c->ninflight == 0 && c->lease == NULL && c->resetting);
 		break;
 	case CONN_STATE_COUNT:
 		check_slow(!"state");
@@ -118,7 +132,7 @@ void conn_open(struct conn *c)
 	c->generation++;
 	c->tx = CONN_TX_IDLE;
 	c->dirty = c->retire = c->cancelling = c->shareable = c->resume_wanted = false;
-	c->testing = false;
+	c->testing = c->resetting = false;
 	c->tested_ns = 0;
 	c->backend_pid = 0;
 	c->statements = c->turn_sends = 0;
@@ -140,13 +154,18 @@ void conn_ready(struct conn *c)
 	member_connected(c->member);
 }
 
-/* What was in flight is repeated or answered; the lease is broken.  Leaves inflight empty. */
+/* What was in flight is repeated or answered; the lease is broken, or waits for another connection.
+ * Leaves inflight empty. */
 static void take_work_away(struct conn *c, const struct failure *f)
 {
-	struct lease *l = c->lease;
+	struct lease *l;
 
-	c->cancelling = false;
+	c->cancelling = c->resetting = false;
 	io_timer_clear(c->io, &c->slow);
+	if (c->lease != NULL && f->not_run) {
+		lease_ask_again(c->lease); /* takes what it has in flight along, or does nothing */
+	}
+	l = c->lease;
 	if (l != NULL) {
 		lease_hold(l);
 	}
@@ -243,6 +262,24 @@ void conn_start(struct conn *c, struct request *r, unsigned begin)
 	c->driver->start(c, r, begin);
 }
 
+static void start_reset(struct conn *c, unsigned what)
+{
+	c->resetting = true;
+	c->reset_ns = io_now(c->io);
+	c->dirty = false; /* from now on it is what comes behind the reset that touches the session */
+	conn_set_state(c, CONN_RESETTING);
+	c->driver->reset(c, what);
+	if (c->pool->nwaiters > 0) {
+		io_again(c->io); /* this turn may be past its dispatch */
+	}
+}
+
+bool conn_may_follow(const struct conn *c)
+{
+	return c->driver->reset_rides && c->state == CONN_RESETTING && !c->testing && !c->retire &&
+	       c->tx == CONN_TX_IDLE && io_now(c->io) - c->reset_ns < SLOW_RESET_NS;
+}
+
 /* Nothing is in flight any more and nobody holds it: clean it, retire it, or give it back. */
 static void conn_rest(struct conn *c)
 {
@@ -252,10 +289,13 @@ static void conn_rest(struct conn *c)
 	if (c->cancelling || c->losing) {
 		return; /* conn_cancel_settled, or whoever takes the connection away, goes on */
 	}
+	if (c->resetting) { /* it was not used */
+		conn_set_state(c, CONN_RESETTING);
+		return;
+	}
 	if (what != 0) {
 		board_pool_count(c->io->board, c->pool->index, POOL_METRIC_RESETS, 1);
-		conn_set_state(c, CONN_RESETTING);
-		c->driver->reset(c, what);
+		start_reset(c, what);
 		return;
 	}
 	if (c->testing) {
@@ -315,23 +355,26 @@ void conn_unlease(struct conn *c)
 
 void conn_reset_done(struct conn *c, bool ok)
 {
-	check(c->state == CONN_RESETTING);
-	if (!ok || c->tx != CONN_TX_IDLE) {
+	check(c->resetting);
+	if (!ok || (c->state == CONN_RESETTING && c->tx != CONN_TX_IDLE)) {
 		log_warning("pool %s: connection %u of server %s could not be cleaned and is closed",
 			c->pool->config->name, c->slot, c->member->server->config->name);
-		conn_give_up(c, NULL);
+		conn_give_up(c, &unclean);
 		return;
 	}
-	c->dirty = false;
-	conn_rest(c);
+	c->resetting = false;
+	if (c->state == CONN_RESETTING) {
+		conn_rest(c);
+	} else if (c->ninflight > 0) {
+		c->head_ns = head_of(c)->sent_ns = io_now(c->io); /* only now it can run */
+	}
 }
 
 void conn_test(struct conn *c)
 {
 	check(c->state == CONN_IDLE);
 	c->testing = true;
-	conn_set_state(c, CONN_RESETTING);
-	c->driver->reset(c, 0);
+	start_reset(c, 0);
 }
 
 void conn_copy_drained(struct conn *c)
@@ -467,16 +510,20 @@ void conn_tick(struct conn *c)
 	uint64_t now = io_now(c->io);
 	uint64_t cancel_wait = (uint64_t)c->pool->config->cancel_wait_timeout * 1000000u;
 	struct request *head = head_of(c);
+	bool wanted = head != NULL && head->cancel_wanted;
 
-	if (c->state == CONN_RESETTING &&
-		now - c->since_ns > (uint64_t)c->pool->config->validation_timeout * 1000000u) {
-		log_warning("pool %s: connection %u of server %s does not answer and is closed",
-			c->pool->config->name, c->slot, c->member->server->config->name);
-		conn_give_up(c, NULL);
-		health_hurry(c->member->server);
-		return;
+	if (c->resetting &&
+		now - c->reset_ns > (uint64_t)c->pool->config->validation_timeout * 1000000u) {
+		if (head == NULL) {
+			log_warning("pool %s: connection %u of server %s does not answer and is closed",
+				c->pool->config->name, c->slot, c->member->server->config->name);
+			conn_give_up(c, &unclean);
+			health_hurry(c->member->server);
+			return;
+		}
+		wanted = true;
 	}
-	if (head == NULL || !head->cancel_wanted) {
+	if (!wanted) {
 		if (!c->cancelling) {
 			c->cancel_first_ns = 0;
 		}
@@ -490,6 +537,11 @@ void conn_tick(struct conn *c)
 	}
 	if (now - c->cancel_ns < CANCEL_AGAIN_NS) {
 		return;
+	}
+	if (c->resetting && c->cancel_first_ns == 0) {
+		log_warning("pool %s: connection %u of server %s does not answer: its reset is "
+			    "cancelled",
+			c->pool->config->name, c->slot, c->member->server->config->name);
 	}
 	if (!c->cancelling) {
 		cancel_head(c);

@@ -30,6 +30,8 @@ void conn_unlease(struct conn *c);
 
 /* c is IDLE: see whether it still works; meanwhile it is nobody's. */
 void conn_test(struct conn *c);
+/* c is being cleaned, and may be given to whoever waits: as if it were IDLE. */
+bool conn_may_follow(const struct conn *c);
 
 /* Cancel r, which runs on c. */
 void conn_cancel_request(struct conn *c, struct request *r);

@@ -13,15 +13,17 @@
  *
  * Connection states (conn_set_state is the only writer):
  *
- *   CLOSED --connect()--> CONNECTING --conn_ready--> IDLE <----------------------------+
- *     ^                       |                       |  ^                             |
- *     |                  conn_closed           start() |  | last request ended         |
- *     |                       |                       v  |                             |
- *     +<----------------------+                      BUSY    (autocommit, may be shared)|
- *     |                                               |                                |
- *     |                               lease granted: LEASED --release--> RESETTING ----+
- *     |                                                                     | conn_reset_done
- *     +<-- conn_closed <-- CLOSING <--close()-- (any state) <---------------+ (failed)
+ *   CLOSED --connect()--> CONNECTING --conn_ready--> IDLE <------ conn_reset_done -----+
+ *     ^                       |                      |  ^                              |
+ *     |                  conn_closed           given |  | nothing to clean             |
+ *     |                       |                      v  |                              |
+ *     +<----------------------+             BUSY or LEASED --- something to clean ---> RESETTING
+ *     |                                          ^                                     |  |
+ *     |                                          +------ given, behind the reset ------+  |
+ *     |                                                                                   |
+ *     +<-- conn_closed <-- CLOSING <--close()-- (any state) <------ the reset failed -----+
+ *
+ * BUSY: autocommit, may be shared.
  */
 #ifndef BROKER_DRIVER_H
 #define BROKER_DRIVER_H
@@ -79,10 +81,11 @@ struct conn {
 	uint64_t generation; /* +1 with every connect */
 	struct cds_list_head inflight; /* of struct request.link, in order of start() */
 	unsigned ninflight;
-	struct lease *lease; /* LEASED, and RESETTING until its requests drained */
+	struct lease *lease; /* LEASED */
 	bool cancelling; /* a cancel is on its way: nothing new is sent until it is settled */
 	bool retire; /* close when it becomes idle */
 	bool testing; /* RESETTING: only to see whether it still works */
+	bool resetting; /* conn_reset_done is due; what is in flight was started behind the reset */
 	unsigned turn_sends; /* quick reads given to it in this turn of the loop */
 	bool shareable; /* BUSY: all that is in flight may share */
 	bool losing; /* its work is being taken away */
@@ -90,6 +93,7 @@ struct conn {
 	bool flush_wanted; /* in io's list of connections to flush at the end of the turn */
 	uint64_t connected_ns, idle_since_ns, since_ns;
 	uint64_t tested_ns; /* it answered a test */
+	uint64_t reset_ns; /* resetting since */
 	uint64_t head_ns; /* the head request is the head since */
 	uint64_t cancel_ns, cancel_first_ns; /* last, and first of those not settled */
 	uint64_t statements;
@@ -100,7 +104,7 @@ struct conn {
 	/* set by the driver */
 	void *priv; /* its own */
 	enum conn_tx tx; /* valid when a request ends */
-	bool dirty; /* session state was touched: reset before the next user */
+	bool dirty; /* session state was touched since the last reset: reset before the next user */
 	int32_t backend_pid; /* 0 if none */
 };
 
@@ -113,6 +117,9 @@ enum driver_share {
 struct driver {
 	const char *name;
 	unsigned share; /* enum driver_share */
+	/* start() may follow reset(CONN_RESET_SESSION) at once: what is started runs after the reset has
+	 * succeeded, or not at all. */
+	bool reset_rides;
 
 	/*
 	 * Open what all connections of a pool to one server share (parsed address, thread pool).
@@ -168,12 +175,13 @@ struct driver {
 	 * Cancel the head request (the core has made sure that everything behind it is an orphan or
 	 * belongs to the same lease).  Later conn_cancel_settled(), when no cancel can hit anything
 	 * started afterwards.  The request itself ends as usual.  Called again while the same head
-	 * does not end, settled or not: a cancel that came too early had no effect.
+	 * does not end, settled or not: a cancel that came too early had no effect.  A reset in front
+	 * of the head may be hit instead, and fail.
 	 */
 	void (*cancel)(struct conn *c);
 
 	/* Nothing is in flight: clean the session as told (enum conn_reset); 0: only see whether the
-	 * server answers.  Later conn_reset_done. */
+	 * server answers.  Later conn_reset_done, before the end of what was started since. */
 	void (*reset)(struct conn *c, unsigned what);
 
 	/* Give the connection up, in any state.  Requests in flight were taken away by the core, no
@@ -199,7 +207,8 @@ void conn_ready(struct conn *c);
  */
 void conn_closed(struct conn *c, const struct failure *f);
 void conn_cancel_settled(struct conn *c);
-/* ok false: the session could not be cleaned; the core closes the connection. */
+/* ok false: the session could not be cleaned, nothing behind it has run; the core closes the
+ * connection. */
 void conn_reset_done(struct conn *c, bool ok);
 void conn_copy_drained(struct conn *c);
 

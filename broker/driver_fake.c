@@ -32,7 +32,8 @@
  *   reset_fail=1      and does not succeed
  *   reset_hang=1      or never ends
  *
- * Cancels are imprecise on purpose, as PostgreSQL's are: they hit whatever runs when they arrive.
+ * Cancels are imprecise on purpose, as PostgreSQL's are: they hit whatever runs when they arrive, a
+ * reset as well.
  */
 #include "driver.h"
 
@@ -64,13 +65,14 @@ struct fake_server {
 struct fake_conn {
 	struct conn *c;
 	uv_timer_t timer; /* runs the head, or the connect */
-	uv_timer_t side; /* cancel, reset */
+	uv_timer_t side; /* cancel */
+	uv_timer_t wash; /* reset */
 	uv_timer_t watch; /* looks whether the rules changed */
 	unsigned handles;
 	unsigned epoch;
 	uint64_t idle_since_ms;
 	int64_t memory; /* of the session */
-	bool connecting, hanging, cancel_pending, reset_pending, closing, announced;
+	bool connecting, hanging, reset_pending, closing, announced;
 	bool running; /* the head was begun */
 	uint64_t row; /* next row of the head */
 	uint64_t row_at; /* bytes of it already taken */
@@ -235,6 +237,7 @@ static void shut(struct fake_conn *f)
 	f->closing = true;
 	uv_close((uv_handle_t *)&f->timer, on_handle_closed);
 	uv_close((uv_handle_t *)&f->side, on_handle_closed);
+	uv_close((uv_handle_t *)&f->wash, on_handle_closed);
 	uv_close((uv_handle_t *)&f->watch, on_handle_closed);
 }
 
@@ -314,11 +317,12 @@ static void fake_connect(struct conn *c)
 	check(f != NULL);
 	f->c = c;
 	c->priv = f;
-	f->timer.data = f->side.data = f->watch.data = f;
+	f->timer.data = f->side.data = f->wash.data = f->watch.data = f;
 	uv_timer_init(io_uv(c->io), &f->timer);
 	uv_timer_init(io_uv(c->io), &f->side);
+	uv_timer_init(io_uv(c->io), &f->wash);
 	uv_timer_init(io_uv(c->io), &f->watch);
-	f->handles = 3;
+	f->handles = 4;
 	s->connects++;
 	s->open++;
 	s->peak = s->open > s->peak ? s->open : s->peak;
@@ -531,7 +535,7 @@ static void run_head(struct fake_conn *f)
 	struct request *r = head_of(f->c);
 	uint64_t ms = 0;
 
-	if (r == NULL || f->running) {
+	if (r == NULL || f->running || f->reset_pending) {
 		return;
 	}
 	f->running = true;
@@ -576,40 +580,49 @@ static void fake_copy_end(struct conn *c, const char *error)
 	(void)error;
 }
 
+static void end_reset(struct fake_conn *f, bool good)
+{
+	uv_timer_stop(&f->wash);
+	f->reset_pending = false;
+	f->idle_since_ms = now_ms(f);
+	if (good && head_of(f->c) == NULL) { /* else it was idle before */
+		f->c->tx = CONN_TX_IDLE;
+	}
+	conn_reset_done(f->c, good);
+	if (!f->closing) {
+		run_head(f);
+	}
+}
+
+static void on_wash(uv_timer_t *t)
+{
+	struct fake_conn *f = t->data;
+
+	end_reset(f, !rules_of(f->c->server_priv)->reset_fail);
+}
+
 static void on_side(uv_timer_t *t)
 {
 	struct fake_conn *f = t->data;
 	struct conn *c = f->c;
+	struct request *r = head_of(c);
 
 	if (f->reset_pending) {
-		bool good = !rules_of(c->server_priv)->reset_fail;
-
-		f->reset_pending = false;
-		f->idle_since_ms = now_ms(f);
-		if (good) {
-			c->tx = CONN_TX_IDLE;
-		}
-		conn_reset_done(c, good);
-		return;
+		end_reset(f, false);
+		return; /* the connection was given up, and with it the cancel */
 	}
-	if (f->cancel_pending) {
-		struct request *r = head_of(c);
-
-		f->cancel_pending = false;
-		if (r != NULL && r->op == REQ_EXEC && f->running) {
-			uv_timer_stop(&f->timer);
-			fail_head(f, "57014", FAIL_CANCELLED, "canceled");
-			run_head(f);
-		}
-		conn_cancel_settled(c);
+	if (r != NULL && r->op == REQ_EXEC && f->running) {
+		uv_timer_stop(&f->timer);
+		fail_head(f, "57014", FAIL_CANCELLED, "canceled");
+		run_head(f);
 	}
+	conn_cancel_settled(c);
 }
 
 static void fake_cancel(struct conn *c)
 {
 	struct fake_conn *f = c->priv;
 
-	f->cancel_pending = true;
 	uv_timer_start(&f->side, on_side, rules_of(c->server_priv)->cancel_ms, 0);
 }
 
@@ -623,13 +636,14 @@ static void fake_reset(struct conn *c, unsigned what)
 		f->memory = 0;
 	}
 	if (!rules->reset_hang) {
-		uv_timer_start(&f->side, on_side, rules->reset_ms, 0);
+		uv_timer_start(&f->wash, on_wash, rules->reset_ms, 0);
 	}
 }
 
 const struct driver driver_fake = {
 	.name = "fake",
 	.share = DRIVER_SHARE_READS,
+	.reset_rides = true,
 	.server_open = fake_server_open,
 	.server_close = fake_server_close,
 	.size = fake_size,

@@ -53,6 +53,7 @@ static void resume(struct conn *c)
 const struct driver driver_pg = {
 	.name = "postgresql",
 	.share = DRIVER_SHARE_READS,
+	.reset_rides = true,
 	.server_open = pg_server_open,
 	.server_close = pg_server_close,
 	.size = size,

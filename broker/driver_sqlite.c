@@ -392,7 +392,6 @@ static bool handle_end(struct sqlite_conn *s, struct exec_job *job)
 		bool good = !job->failed;
 
 		c->tx = job->tx;
-		c->dirty &= !good;
 		free_job(s, job);
 		conn_reset_done(c, good);
 		return true;

@@ -52,6 +52,7 @@ int lease_ask(struct session *s, struct request *ask)
 	l->flags = ask->flags;
 	l->state = LEASE_WAITING;
 	l->ask = ask;
+	l->asked_ns = ask->arrived_ns;
 	l->tag_len = ask->tag_len;
 	memcpy(l->tag, ask->tag, ask->tag_len);
 	CDS_INIT_LIST_HEAD(&l->pending);
@@ -220,6 +221,61 @@ void lease_break(struct lease *l, const struct failure *f)
 		return;
 	}
 	set_broken(l, f);
+}
+
+/* Does its worker want all that is in flight, and can it be served? */
+static bool may_ask_again(const struct lease *l)
+{
+	struct cds_list_head *list = &l->conn->inflight;
+
+	if (l->session == NULL || l->state != LEASE_ACTIVE || l->io->stopping) {
+		return false;
+	}
+	for (struct cds_list_head *p = list->next; p != list; p = p->next) {
+		const struct request *r = cds_list_entry(p, struct request, link);
+
+		if (r->session == NULL || r->cancel_wanted) {
+			return false;
+		}
+	}
+	return true;
+}
+
+/* Back to the front of `pending`, in their order. */
+static void take_back(struct lease *l)
+{
+	struct cds_list_head *list = &l->conn->inflight;
+
+	while (!cds_list_empty(list)) {
+		struct request *r = cds_list_entry(list->prev, struct request, link);
+
+		conn_request_ended(l->conn, r);
+		r->state = REQUEST_QUEUED;
+		cds_list_add(&r->link, &l->pending);
+	}
+}
+
+void lease_ask_again(struct lease *l)
+{
+	struct shm_request d = {.id = l->id, .op = REQ_LEASE, .flags = (uint8_t)l->flags};
+	struct request *ask = may_ask_again(l) ? request_create(l->io, &d, 0) : NULL;
+
+	if (ask == NULL) {
+		return;
+	}
+	take_back(l);
+	give_conn_back(l);
+	l->state = LEASE_WAITING;
+	l->begun = l->gate = l->leaked = false;
+	l->copy = NULL;
+	ask->pool = l->pool;
+	ask->arrived_ns = l->asked_ns;
+	ask->tag_len = l->tag_len;
+	memcpy(ask->tag, l->tag, l->tag_len);
+	ask->lease = l;
+	l->ask = ask;
+	session_add_request(l->session, ask);
+	pool_requeue(l->pool, ask);
 }
 
 void lease_spoil(struct lease *l)

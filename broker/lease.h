@@ -5,6 +5,7 @@
  *   WAITING ---granted---> ACTIVE ---COMMIT, ROLLBACK, RELEASE---> ENDED (freed)
  *      |                     | connection lost, statement given up
  *      +---- time-out ---->  BROKEN  (statements fail with the reason until the worker ends it)
+ *   ACTIVE --- its connection could not be cleaned, nothing has run ---> WAITING, once more
  *   any state: COMMIT, ROLLBACK or RELEASE given up or cancelled: lease_abort, ENDED
  *
  * A lease that was not granted in time is BROKEN as well.  The worker names a lease by the id of its
@@ -43,6 +44,7 @@ struct lease {
 	struct request *ask; /* WAITING: in pool->waiters */
 	struct request *copy; /* COPY IN that takes data */
 	struct cds_list_head pending; /* struct request.link */
+	uint64_t asked_ns;
 	uint64_t since_ns; /* granted */
 	uint64_t active_ns; /* ACTIVE: something of it ended or was granted last */
 	bool leaked; /* reported as held too long */
@@ -80,6 +82,12 @@ void lease_hold(struct lease *l);
 void lease_drop(struct lease *l);
 /* The connection is lost or the statement on it was given up: BROKEN. */
 void lease_break(struct lease *l, const struct failure *f);
+/*
+ * Its connection goes, and nothing that it has in flight has run: all of it waits in `pending` again,
+ * and the lease in the pool, at its place.  Does nothing if the worker has lost interest in any of it;
+ * else c->lease is NULL afterwards.  The caller is losing the connection.
+ */
+void lease_ask_again(struct lease *l);
 /* Its end was given up before it was sent, and the worker will send no other: it ends all the same,
  * and what it did is rolled back. */
 void lease_abort(struct lease *l, const struct failure *f);

@@ -22,7 +22,12 @@
  *   read group         [SET SYNC] QUERY MEMBER QUERY MEMBER ... QUERY END
  *   first of a lease   [UNSET SYNC] BEGIN [PREPARE] QUERY END
  *   COPY               [UNSET SYNC] [BEGIN SYNC] COPY
- *   reset              CLEAN SYNC CLEAN CLEANED
+ *   reset              [CLEAN SYNC] CLEAN CLEAN CLEANED
+ *   behind a reset     ... [BEGIN] PROOF QUERY END, as above
+ *
+ * A reset that ends in DISCARD ALL prepares, in the same batch, an empty statement with a name that
+ * nobody can guess.  What is sent before the answer has come describes that statement first (PROOF):
+ * if the session was not cleaned it is not there, and the server skips the rest of the batch.
  *
  * Whatever is not the request's own and must not fail with it has a Sync of its own.  Every step up
  * to and including END belongs to the head of conn->inflight, which is why steps name no request:
@@ -95,7 +100,8 @@ enum pg_step_kind {
 	PG_STEP_BEGIN,
 	PG_STEP_READONLY, /* this implicit transaction only */
 	PG_STEP_PREPARE,
-	PG_STEP_CLEAN, /* ROLLBACK or DISCARD ALL of a reset */
+	PG_STEP_PROOF, /* that the reset in front succeeded */
+	PG_STEP_CLEAN, /* of a reset: ROLLBACK, DISCARD ALL, Parse of what PROOF looks for */
 	/* the request's own */
 	PG_STEP_QUERY,
 	/* Syncs */
@@ -211,7 +217,9 @@ struct pg_backend {
 
 	/* the batch that is being answered */
 	PGresult *error; /* the head request's first error */
-	bool clean_failed;
+	bool clean_failed; /* the reset */
+	bool discarding; /* DISCARD ALL was sent and CLEANED has not come */
+	char proof[PG_NAME_MAX]; /* discarding: the name that PROOF looks for */
 	uint64_t nrows; /* delivered */
 	uint64_t affected; /* as the command tag says */
 	bool aborted; /* COMMIT was answered by ROLLBACK */

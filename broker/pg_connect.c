@@ -88,6 +88,8 @@ static void pg_lost(struct pg_backend *pg)
 		.code = FAIL_UNAVAILABLE,
 		.unknown = pg->phase == PG_OPEN && !pg->fatal,
 		.retry_safe = !(pg->phase == PG_OPEN && !pg->fatal),
+		/* The server said so while it was at the reset: it has not looked at the rest. */
+		.not_run = pg->fatal && c->resetting,
 		.message = why,
 	};
 

@@ -10,6 +10,9 @@
  * A statement in a lease that is declared read-only is guarded by making its own implicit
  * transaction read-only, in the same batch; possible only where no transaction is open for certain.
  *
+ * Behind a reset that is not answered statements are sent as ever, each with its proof.  What has a
+ * Sync of its own needs none: if the reset has failed, the connection is closed.
+ *
  * A prepared statement is dropped only where no transaction can be open, since DEALLOCATE fails in
  * one that has failed.  Where that is not certain and the set is full, statements run unnamed.
  */
@@ -18,9 +21,11 @@
 #include "io.h"
 #include "pool.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 /* -- the FIFO ---------------------------------------------------------------------------------- */
 
@@ -171,8 +176,13 @@ static void put_fail(struct pg_backend *pg, enum pg_param_error e, unsigned para
 /* No transaction is open when what is sent now arrives. */
 static bool surely_idle(const struct pg_backend *pg, const struct request *r, unsigned begin)
 {
-	return r->lease == NULL || begin != 0 ||
-	       (steps_count(pg) == 0 && PQtransactionStatus(pg->pq) == PQTRANS_IDLE);
+	if (r->lease == NULL || begin != 0) {
+		return true;
+	}
+	if (pg->discarding) { /* which succeeds only where none is open */
+		return pg->c->ninflight == 1;
+	}
+	return steps_count(pg) == 0 && PQtransactionStatus(pg->pq) == PQTRANS_IDLE;
 }
 
 /* -- the session's read-only mode -------------------------------------------------------------- */
@@ -328,13 +338,19 @@ static bool put_guard(struct pg_backend *pg, const struct request *r, unsigned b
 	return !idle || (begin & REQ_F_READONLY) || put_readonly_mode(pg, false);
 }
 
+static bool put_proof(struct pg_backend *pg)
+{
+	return !pg->discarding || push(pg, PQsendDescribePrepared(pg->pq, pg->proof) == 1,
+					  (struct pg_step){.kind = PG_STEP_PROOF});
+}
+
 /* The batch: everything that fails and succeeds with the statement. */
 static bool put_batch(struct pg_backend *pg, const struct request *r, unsigned begin, bool idle,
 	const struct plan *plan)
 {
 	bool readonly = (r->flags & REQ_F_READONLY) != 0;
 
-	if (begin != 0 && !put_begin(pg, begin)) {
+	if (!put_proof(pg) || (begin != 0 && !put_begin(pg, begin))) {
 		return false;
 	}
 	if (r->lease != NULL && begin == 0 && readonly && idle &&
@@ -470,7 +486,27 @@ void pg_repeat(struct pg_backend *pg, struct request *r, const struct pg_step *s
 
 /* -- reset ------------------------------------------------------------------------------------- */
 
-/* DISCARD ALL refuses to run in a transaction, also in an implicit one with something before it. */
+/*
+ * DISCARD ALL refuses to run in a transaction, also in an implicit one with something before it.
+ * Until the answer comes what is sent already finds the session as it leaves it.
+ */
+static bool put_discard(struct pg_backend *pg)
+{
+	uint64_t secret;
+
+	if (getrandom(&secret, sizeof(secret), 0) != (ssize_t)sizeof(secret)) {
+		pg_break(pg, "no random number for a reset");
+		return false;
+	}
+	snprintf(pg->proof, sizeof(pg->proof), "clean_%016" PRIx64, secret);
+	pg_prepared_clear(pg->prepared);
+	pg->readonly = false;
+	pg->discarding = true;
+	return put_command(pg, PG_STEP_CLEAN, "DISCARD ALL") &&
+	       push(pg, PQsendPrepare(pg->pq, pg->proof, "", 0, NULL) == 1,
+		       (struct pg_step){.kind = PG_STEP_CLEAN});
+}
+
 void pg_reset(struct conn *c, unsigned what)
 {
 	struct pg_backend *pg = c->priv;
@@ -484,7 +520,7 @@ void pg_reset(struct conn *c, unsigned what)
 		!put_preamble(pg, PG_STEP_CLEAN, "ROLLBACK")) {
 		return;
 	}
-	if ((what & CONN_RESET_SESSION) && !put_preamble(pg, PG_STEP_CLEAN, "DISCARD ALL")) {
+	if ((what & CONN_RESET_SESSION) && !put_discard(pg)) {
 		return;
 	}
 	put_sync(pg, (struct pg_step){.kind = PG_STEP_CLEANED});

@@ -352,7 +352,8 @@ void pg_note_tag(struct pg_backend *pg, const struct request *r, PGresult *res)
 		if (is_dirt(tag) && r != NULL && !(r->stmt != NULL && pg_sets_locally(r->stmt))) {
 			pg->c->dirty = true;
 		}
-		if (strcmp(tag, "DISCARD ALL") == 0 || strcmp(tag, "DEALLOCATE ALL") == 0) {
+		if (r != NULL && /* our own: known since it was sent */
+			(strcmp(tag, "DISCARD ALL") == 0 || strcmp(tag, "DEALLOCATE ALL") == 0)) {
 			pg_prepared_clear(pg->prepared);
 		}
 		if (strcmp(tag, "ROLLBACK") == 0 && r != NULL && r->op == REQ_COMMIT) {
@@ -433,6 +434,7 @@ static bool belongs_to_request(const struct pg_step *s)
 	case PG_STEP_BEGIN:
 	case PG_STEP_READONLY:
 	case PG_STEP_PREPARE:
+	case PG_STEP_PROOF:
 	case PG_STEP_QUERY:
 	case PG_STEP_MEMBER:
 	case PG_STEP_END:
@@ -680,12 +682,9 @@ static void end_reset(struct pg_backend *pg)
 	bool ok = !pg->clean_failed;
 
 	pg_step_pop(pg);
+	pg->discarding = false;
 	c->tx = tx_now(pg);
-	ok = ok && c->tx == CONN_TX_IDLE;
-	if (ok) {
-		c->dirty = false;
-	}
-	conn_reset_done(c, ok);
+	conn_reset_done(c, ok && c->tx == CONN_TX_IDLE);
 }
 
 static void end_cancel(struct pg_backend *pg)
@@ -735,13 +734,8 @@ static void take_command(struct pg_backend *pg, const struct pg_step *s, PGresul
 		break;
 	case PG_STEP_BEGIN:
 	case PG_STEP_ROLLBACK:
-		pg_note_tag(pg, NULL, res);
-		break;
 	case PG_STEP_CLEAN:
 		pg_note_tag(pg, NULL, res);
-		if (strcmp(PQcmdStatus(res), "DISCARD ALL") == 0) {
-			pg->readonly = false;
-		}
 		break;
 	default:
 		break;

@@ -340,7 +340,7 @@ static void give(struct pool *p, struct request *r, struct conn *c)
 		return;
 	}
 	pool_cap_take(p, &r->capped, r);
-	if (c->state == CONN_IDLE) {
+	if (c->state != CONN_BUSY) {
 		c->shareable = choice_may_share(c->member, r);
 		conn_set_state(c, CONN_BUSY);
 	}

@@ -326,6 +326,13 @@ static bool repeatable(const struct request *r)
 	       !r->delivered && !r->cancel_wanted && r->sends < MAX_SENDS && !r->io->stopping;
 }
 
+/* It has not run: so it may if nobody wants its end. */
+static bool may_go_elsewhere(const struct request *r)
+{
+	return r->session != NULL && r->lease == NULL && !r->cancel_wanted &&
+	       r->sends < MAX_SENDS && !r->io->stopping;
+}
+
 static void repeat(struct request *r)
 {
 	conn_request_ended(r->conn, r);
@@ -399,15 +406,30 @@ static struct failure lost_failure(const struct request *r, const struct failure
 	return f;
 }
 
+static struct failure not_run_failure(const struct request *r, const struct failure *why)
+{
+	struct failure f = {.code = FAIL_CANCELLED, .message = "cancelled before it ran"};
+
+	if (!r->cancel_wanted) {
+		return *why;
+	}
+	if (r->timed_out) {
+		f.code = FAIL_TIMEOUT;
+		f.retry_safe = true;
+		f.message = "deadline passed while its connection was being cleaned";
+	}
+	return f;
+}
+
 void request_lost(struct request *r, const struct failure *why)
 {
 	struct failure f;
 
-	if (repeatable(r)) {
+	if (why->not_run ? may_go_elsewhere(r) : repeatable(r)) {
 		repeat(r);
 		return;
 	}
-	f = lost_failure(r, why);
+	f = why->not_run ? not_run_failure(r, why) : lost_failure(r, why);
 	finish(r, &f, 0);
 }
 

@@ -864,7 +864,7 @@ static int check_request(const struct session *s, const struct shm_request *d, u
 	return 0;
 }
 
-static void add_request(struct session *s, struct request *r)
+void session_add_request(struct session *s, struct request *r)
 {
 	r->session = s;
 	cds_list_add_tail(&r->session_link, &s->requests);
@@ -946,7 +946,7 @@ static int take_request(struct session *s, const struct shm_request *d, const un
 		request_free(r);
 		return err;
 	}
-	add_request(s, r);
+	session_add_request(s, r);
 	if (d->op == REQ_LEASE) {
 		return take_lease(s, d, r);
 	}

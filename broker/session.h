@@ -96,6 +96,8 @@ void session_count_error(struct session *s);
 bool session_next_chunk(struct session *s, struct request *r);
 /* r ends: it needs no blocks any more; the unused tail of its last chunk is free again. */
 void session_request_ended(struct session *s, struct request *r);
+/* r is one of the worker's until session_request_ended. */
+void session_add_request(struct session *s, struct request *r);
 
 /* Forget what r put into a chunk nobody saw; it is entitled to a block again. */
 void session_drop_chunk(struct session *s, struct request *r);

@@ -5,6 +5,7 @@
 #define BIG_RESULT 200000u
 
 static struct world *the_world; /* of the driver's callbacks */
+static struct driver db_driver;
 
 /* -- asked by the core ------------------------------------------------------------------------- */
 
@@ -62,7 +63,7 @@ static void check_start_alone(struct world *w, struct db *d, uint16_t rec)
 	must(w, !lease_is_active(w, d->owner), "record %u runs on a connection that is leased",
 		rec);
 	must(w, d->tx == TX_NONE, "record %u runs in somebody's transaction", rec);
-	must(w, !d->dirty, "record %u runs in a session that was not cleaned", rec);
+	must(w, !d->dirty || d->reset, "record %u runs in a session that was not cleaned", rec);
 	must(w, r->sends == 0 || reads(r->kind), "write %u is sent twice", rec);
 	for (unsigned i = 0; i < d->n; i++) {
 		must(w, w->rec[d->queue[i].rec].lease == NONE || w->rec[d->queue[i].rec].gone,
@@ -86,7 +87,8 @@ static void check_start_leased(struct world *w, struct db *d, uint16_t rec, unsi
 		must(w, !lease_is_active(w, d->owner), "two leases on connection %u", d->c->slot);
 		must(w, d->n == 0, "lease %u gets a connection in use", r->lease);
 		must(w, d->tx == TX_NONE, "lease %u gets an open transaction", r->lease);
-		must(w, !d->dirty, "lease %u gets a session that was not cleaned", r->lease);
+		must(w, !d->dirty || d->reset, "lease %u gets a session that was not cleaned",
+			r->lease);
 	}
 	if (in_tx(w, r)) {
 		must(w, first == (begin != 0),
@@ -112,7 +114,7 @@ static void db_start(struct conn *c, struct request *q, unsigned begin)
 		wrong(w, "an unknown request is started");
 		return;
 	}
-	must(w, d->state == DB_OPEN && !d->reset,
+	must(w, d->state == DB_OPEN && (!d->reset || db_driver.reset_rides),
 		"record %u starts on a connection that is not open", rec);
 	must(w, !d->cancel, "record %u starts while a cancel is on its way", rec);
 	must(w, !w->rec[rec].answered && !w->rec[rec].gone, "record %u starts after its end", rec);
@@ -230,6 +232,7 @@ void db_serve(struct world *w)
 {
 	the_world = w;
 	db_driver.share = w->plan.split ? DRIVER_SHARE_WRITES : DRIVER_SHARE_READS;
+	db_driver.reset_rides = !w->plan.split;
 }
 
 /* -- told by events ---------------------------------------------------------------------------- */
@@ -372,6 +375,22 @@ static void check_hit(struct world *w, struct db *d)
 	must(w, wanted || orphan, "a cancel hits record %u, which is a stranger", d->queue[0].rec);
 }
 
+/* What was started behind a reset that has failed did not run, and may be started again; but who was
+ * told before that his outcome is unknown was told so rightly. */
+static void forget_queue(struct world *w, struct db *d)
+{
+	const struct request *r;
+
+	cds_list_for_each_entry(r, &d->c->inflight, link)
+	{
+		if (r->session != NULL) {
+			w->rec[rec_of(w, r->id)].sends--;
+		}
+	}
+	d->n = 0;
+	d->owner = NONE;
+}
+
 static void db_lose(struct world *w, struct db *d)
 {
 	static const struct failure f = {.code = FAIL_UNAVAILABLE, .message = "connection lost"};
@@ -391,7 +410,7 @@ void db_offer(struct world *w, unsigned i, struct menu *m)
 	struct db *d = &w->db[i];
 	const struct started *s = d->n > 0 ? &d->queue[0] : NULL;
 	uint8_t kind = s != NULL ? w->rec[s->rec].kind : 0;
-	bool runs = d->state == DB_OPEN && s != NULL;
+	bool runs = d->state == DB_OPEN && s != NULL && !d->reset;
 	bool stuck = runs && d->tx == TX_FAILED && is_statement(kind);
 
 	offer(m, runs && !stuck && !d->stalled, D_OK, i);
@@ -442,13 +461,15 @@ void db_do(struct world *w, unsigned what, unsigned i)
 		conn_cancel_settled(d->c);
 		break;
 	case D_CLEAN:
-		d->dirty = false;
-		set_tx(d, TX_NONE);
-		d->reset = false;
+		d->dirty = d->reset = false;
+		if (d->n == 0) { /* else it has a new owner, and had no transaction */
+			set_tx(d, TX_NONE);
+		}
 		conn_reset_done(d->c, true);
 		break;
 	case D_NOT_CLEAN:
 		d->reset = false;
+		forget_queue(w, d);
 		conn_reset_done(d->c, false);
 		break;
 	case D_CLOSED:

@@ -105,7 +105,7 @@ static void add_conn(struct world *w, struct digest *g, const uint16_t *names, u
 
 	add(g, c->state | c->tx << 4 | c->dirty << 8 | c->cancelling << 9 | c->retire << 10 |
 			c->shareable << 11 | timer_is_set(&c->slow) << 12 |
-			(c->lease != NULL) << 13);
+			(c->lease != NULL) << 13 | conn_may_follow(c) << 14);
 	add(g, d->state | d->tx << 4 | d->dirty << 8 | d->cancel << 9 | d->reset << 10 |
 			d->stalled << 11);
 	add(g, d->owner != NONE ? names[d->owner] : 0);
