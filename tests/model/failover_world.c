@@ -305,6 +305,7 @@ static void make_io(struct world *w)
 		bail_out("no board or no loop");
 	}
 	uv_timer_stop(&w->io.tick); /* world_pass ticks */
+	w->io.crowded_ns = UINT64_MAX; /* no waiting by looking: the clock would stand still meanwhile */
 	w->io.identity = id;
 	w->io.nslots = array_size(w->slots);
 	w->io.slot_taken = w->slots;

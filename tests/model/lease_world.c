@@ -347,6 +347,7 @@ static void make_io(struct world *w)
 		bail_out("no board or no loop");
 	}
 	uv_timer_stop(&w->io.tick); /* ticks are events here */
+	w->io.crowded_ns = UINT64_MAX; /* no waiting by looking: the clock would stand still meanwhile */
 	w->io.identity = id;
 	w->io.nslots = 8;
 	w->io.slot_taken = w->slots;
