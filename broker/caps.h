@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct member;
+
 enum cap_kind {
 	CAP_UID,
 	CAP_TAG,
@@ -20,7 +22,7 @@ enum cap_kind {
 /* What a request or lease counts for. */
 struct capped {
 	bool uid_taken, tag_taken;
-	bool slow; /* known to be, see choice_is_slow */
+	struct member *slow_on; /* a slow statement (choice_is_slow) that runs there; NULL: it is none */
 	uint32_t uid;
 	uint64_t tag;
 };

@@ -92,14 +92,6 @@ bool choice_is_slow(const struct pool *p, const struct request *r)
 	       (p->writer == NULL || !p->writer->split || request_reads(r));
 }
 
-unsigned choice_slow_limit(const struct pool *p)
-{
-	unsigned all = p->writer != NULL && p->writer->split ? p->writer->nconns - 1
-							     : (unsigned)p->config->max_size;
-
-	return all > 1 ? all - 1 : 1;
-}
-
 static bool is_open_to_others(const struct conn *c, unsigned limit)
 {
 	return c->shareable && !c->cancelling && !c->retire && c->ninflight < limit &&
@@ -173,11 +165,51 @@ static struct conn *cleaned_conn(struct member *m, const struct request *r)
 	return NULL;
 }
 
+/* Slow statements leave one connection to the others. */
+static bool takes_slow(const struct member *m)
+{
+	unsigned all = m->split ? m->nconns - 1 : (unsigned)m->pool->config->max_size;
+
+	return m->nslow < (all > 1 ? all - 1 : 1);
+}
+
+static bool has_free(struct member *m, const struct request *r)
+{
+	return !cds_list_empty(&m->in_state[CONN_IDLE]) || cleaned_conn(m, r) != NULL;
+}
+
+/*
+ * It waits for a connection like everybody, and nobody overtakes it; but where slow statements have
+ * theirs it must not keep others from the one that is left to them.
+ */
+bool choice_stands_aside(const struct pool *p, const struct request *r)
+{
+	bool full = true, left = false;
+
+	if (!choice_is_slow(p, r)) {
+		return false;
+	}
+	for (unsigned i = 0; i < p->nmembers; i++) {
+		struct member *m = p->member[i];
+
+		if (!(r->roams ? may_read(m, r) : m == p->writer)) {
+			continue;
+		}
+		if (takes_slow(m) && has_free(m, r)) {
+			return false;
+		}
+		full = full && !takes_slow(m);
+		left = left || (!takes_slow(m) && has_free(m, r));
+	}
+	return full || left;
+}
+
 static struct conn *idle_in(struct member *m, const struct request *r, const struct request *older)
 {
 	struct conn *c;
 
-	if (!member_can_serve(m) || (older != NULL && claims(older, m) && !m->split)) {
+	if (!member_can_serve(m) || (!takes_slow(m) && choice_is_slow(m->pool, r)) ||
+		(older != NULL && claims(older, m) && !m->split)) {
 		return NULL;
 	}
 	c = idle_conn(m, r);
@@ -211,7 +243,7 @@ static struct conn *pick_roaming(struct pool *p, const struct request *r, const 
 		struct member *m = p->member[(p->turn + i) % p->nmembers];
 
 		if (may_read(m, r) &&
-			(!cds_list_empty(&m->in_state[CONN_IDLE]) || cleaned_conn(m, r) != NULL) &&
+			has_free(m, r) && (takes_slow(m) || !choice_is_slow(p, r)) &&
 			(least == NULL || member_used(m) < member_used(least)) &&
 			!(older != NULL && claims(older, m) && !m->split)) {
 			least = m;

@@ -31,6 +31,7 @@ struct member {
 	void *server_priv;
 	unsigned index; /* in pool->member and in decisions; MEMBER_DRAINING */
 	bool fenced; /* by the decision: another server is the primary */
+	unsigned nslow; /* slow statements that run there */
 	bool split; /* its connections differ in role (SQLite): reads and writes never compete */
 	struct conn **conns; /* by slot; only grows while the broker runs */
 	unsigned nconns;

@@ -156,10 +156,12 @@ static bool is_capped(const struct pool *p, const struct request *r)
 			       (unsigned)c->max_per_tag);
 }
 
-void pool_cap_take(struct pool *p, struct capped *c, const struct request *r)
+void pool_cap_take(struct pool *p, struct member *m, struct capped *c, const struct request *r)
 {
-	*c = (struct capped){.slow = choice_is_slow(p, r)};
-	p->nslow += c->slow;
+	*c = (struct capped){.slow_on = choice_is_slow(p, r) ? m : NULL};
+	if (c->slow_on != NULL) {
+		m->nslow++;
+	}
 	if (p->config->max_per_uid > 0) {
 		c->uid = session_uid(r->session);
 		c->uid_taken = caps_take(&p->caps, CAP_UID, c->uid);
@@ -172,7 +174,9 @@ void pool_cap_take(struct pool *p, struct capped *c, const struct request *r)
 
 void pool_cap_drop(struct pool *p, struct capped *c)
 {
-	p->nslow -= c->slow;
+	if (c->slow_on != NULL) {
+		c->slow_on->nslow--;
+	}
 	if (c->uid_taken) {
 		caps_drop(&p->caps, CAP_UID, c->uid);
 	}
@@ -195,12 +199,11 @@ static struct request *first_waiter(struct pool *p, enum pool_queue q)
 static struct request *first_eligible(struct pool *p, enum pool_queue q)
 {
 	bool caps = p->config->max_per_uid > 0 || p->config->max_per_tag > 0;
-	bool slow = p->nslow < choice_slow_limit(p);
 	struct request *r;
 
 	cds_list_for_each_entry(r, &p->waiters[q], link)
 	{
-		if ((slow || !choice_is_slow(p, r)) && (!caps || !is_capped(p, r))) {
+		if (!choice_stands_aside(p, r) && (!caps || !is_capped(p, r))) {
 			return r;
 		}
 	}
@@ -334,12 +337,12 @@ void pool_unqueue(struct pool *p, struct request *r)
 static void give(struct pool *p, struct request *r, struct conn *c)
 {
 	if (r->op == REQ_LEASE) {
-		pool_cap_take(p, &r->lease->capped, r);
+		pool_cap_take(p, c->member, &r->lease->capped, r);
 		conn_set_state(c, CONN_LEASED);
 		lease_grant(r->lease, c);
 		return;
 	}
-	pool_cap_take(p, &r->capped, r);
+	pool_cap_take(p, c->member, &r->capped, r);
 	if (c->state != CONN_BUSY) {
 		c->shareable = choice_may_share(c->member, r);
 		conn_set_state(c, CONN_BUSY);

@@ -16,8 +16,8 @@
  *
  * A request that may share (see choice.c) needs no free connection; but while anyone waits for a
  * connection of his own nobody overtakes him.  But statements that are known to be slow leave one
- * connection to the others: where they have all the rest they are passed by, or a few of them would
- * keep all workers waiting.
+ * connection of each server to the others: where they have all the rest they are passed by, or a few
+ * of them would keep all workers waiting.
  *
  * I/O thread only.
  */
@@ -55,7 +55,6 @@ struct pool {
 	unsigned nwaiters;
 	uint64_t round; /* of serving: who is still there after one had to wait */
 	struct caps caps;
-	unsigned nslow; /* slow statements that run */
 	bool closing;
 	bool told_waiting; /* queue_notify was logged and has not ended */
 	bool ever_ready;
@@ -105,8 +104,8 @@ void pool_dispatch(struct pool *p);
 /* Why somebody waited in vain: counts, who holds connections, the last connect error. */
 void pool_describe_wait(struct pool *p, char *buf, size_t size);
 
-/* A request or lease that counts for a user or tag got a connection; does not use it any more. */
-void pool_cap_take(struct pool *p, struct capped *c, const struct request *r);
+/* A request or lease that counts for a user or tag got a connection of m; does not use it any more. */
+void pool_cap_take(struct pool *p, struct member *m, struct capped *c, const struct request *r);
 void pool_cap_drop(struct pool *p, struct capped *c);
 
 /* Housekeeping, each tick. */
@@ -145,8 +144,9 @@ enum pool_queue choice_queue(const struct pool *p, struct request *r);
  */
 struct conn *choice_pick(struct pool *p, const struct request *r, const struct request *older);
 bool choice_may_share(const struct member *m, const struct request *r);
-/* A statement without a lease that is known to take long; how many of them may run at once. */
+/* A statement without a lease that is known to take long. */
 bool choice_is_slow(const struct pool *p, const struct request *r);
-unsigned choice_slow_limit(const struct pool *p);
+/* It is slow, and what it could have now is left to the others. */
+bool choice_stands_aside(const struct pool *p, const struct request *r);
 
 #endif

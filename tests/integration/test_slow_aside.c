@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_slow_aside.c - statements that are known to be slow leave one connection to the others.
+ * test_slow_aside.c - statements that are known to be slow leave one connection of each server to the
+ * others.
  *
  * Judged by the order in which things end, not by times: quick statements are answered while slow
  * ones, that came before them, still wait for a connection.
  */
 #include "behave.h"
+#include "cluster.h"
 #include "pg_case.h"
 
 #define SLOW 5
@@ -72,11 +74,86 @@ static void test_sqlite(void)
 	is_int(broker_free(&p), 0, "the broker ends well");
 }
 
+/* -- several servers --------------------------------------------------------------------------- */
+
+static const char sleeps[] = "SELECT pg_sleep($1::float8)";
+
+static struct broker_proc *start_on(struct cluster *c)
+{
+	char *url[3];
+	const char *settings[] = {NULL, NULL, NULL, "pool main.servers=a, b, c",
+		"pool main.max_size=2", "pool main.read_from=any", NULL};
+	struct broker_proc *p;
+
+	for (unsigned i = 0; i < 3; i++) {
+		url[i] = scratch_format("server %s.url=host=%s dbname=postgres user=postgres",
+			cluster_name(i), pg_host(cluster_server(c, i)));
+		settings[i] = url[i];
+	}
+	p = broker_start(NULL, settings);
+	for (unsigned i = 0; i < 3; i++) {
+		free(url[i]);
+	}
+	return p;
+}
+
+static int64_t sleeping(struct cluster *c)
+{
+	int64_t n = 0;
+
+	for (unsigned i = 0; i < 3; i++) {
+		n += pg_int(cluster_server(c, i),
+			"SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
+	}
+	return n;
+}
+
+/* A primary and two standbys with two connections each: three slow reads at once, and three for the
+ * others. */
+static void test_standbys(void)
+{
+	struct cluster *c = cluster_start(&(struct cluster_options){.standbys = 2});
+	struct broker_proc *p = start_on(c);
+	struct broker *b = case_attach(p);
+	struct broker_value little = broker_double(0.02), much = broker_double(600);
+	uint64_t ticket[SLOW];
+	int good = 0;
+
+	ok(wait_until(behave_conns(p, "idle") == 6, WAIT_MS), "three servers, six connections");
+	for (int i = 0; i < 6; i++) { /* it is slow, the other is not */
+		good += broker_exec(b, sleeps, 1, &little, &reads, NULL) == 0;
+		good += broker_exec(b, "SELECT 1", 0, NULL, &reads, NULL) == 0;
+	}
+	is_int(good, 12, "what is slow is known");
+	for (int i = 0; i < SLOW; i++) {
+		if (broker_submit(b, sleeps, 1, &much, &reads, &ticket[i]) < 0) {
+			bail_out("%s", broker_error(b)->message);
+		}
+	}
+	ok(wait_until(sleeping(c) == 3, WAIT_MS), "slow reads have one connection of each server");
+	good = 0;
+	for (int i = 0; i < QUICK; i++) {
+		good += broker_exec(b, "SELECT 1", 0, NULL, &reads, NULL) == 0;
+	}
+	is_int(good, QUICK, "and quick ones pass those that wait for more");
+	is_int(sleeping(c), 3, "which wait still");
+	good = 0;
+	for (int i = 0; i < SLOW; i++) {
+		(void)!broker_cancel(b, ticket[i]);
+		good += broker_collect(b, ticket[i], WAIT_MS, NULL, NULL) == BROKER_E_CANCELLED;
+	}
+	is_int(good, SLOW, "until they are cancelled");
+	broker_detach(&b);
+	is_int(broker_free(&p), 0, "the broker ends well");
+	cluster_remove(&c);
+}
+
 int main(void)
 {
 	test_sqlite();
 	if (pg_available()) {
 		test_postgresql();
+		test_standbys();
 	} else {
 		skip("no PostgreSQL server is installed");
 	}

@@ -7,7 +7,7 @@
 /* Statements that are known to be slow leave one connection to the others. */
 static bool stands_aside(const struct world *w, const struct request *r)
 {
-	return choice_is_slow(w->pool, r) && w->pool->nslow >= choice_slow_limit(w->pool);
+	return choice_stands_aside(w->pool, r);
 }
 
 static bool waits_aside(struct world *w, uint16_t rec)
