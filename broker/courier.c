@@ -34,7 +34,12 @@
 #define STATEMENT_MS 25000 /* of a replay: ends before our patience does */
 #define LOOK_MS 20 /* between looks for new rows at the end of the journal */
 #define NEAR_ROWS 500 /* so few rows are replayed while the pool's writers wait */
-#define BUSY_MS 2000
+#define HOLD_MIN_NS 100000000u /* they wait so long at a time when they write too fast */
+#define HOLD_MAX_NS 800000000u
+#define FREE_NS 25000000u /* between */
+#define BUSY_NS UINT64_C(2000000000) /* longest wait for another writer of the file */
+#define FORGET_ROWS 2000 /* replayed rows that are worth a transaction that deletes them */
+#define FORGET_BUSY_NS UINT64_C(5000000) /* it can be done later as well */
 #define TOLD_CONFLICTS 100u /* most that wait for the loop, the others are only counted */
 
 /* What the loop wants. */
@@ -48,6 +53,7 @@ struct orders {
 
 /* What the thread has to say.  Runs are numbers of the replay that has come so far. */
 struct news {
+	uint64_t hold_run; /* writes are to wait; 0: no */
 	uint64_t near_run, caught_run, failed_run;
 	struct courier_failure failure;
 	int64_t position;
@@ -84,6 +90,7 @@ struct courier {
 	uv_thread_t thread;
 	struct orders wanted;
 	uint64_t near_told, ended_told; /* runs */
+	bool holding; /* told so */
 	int64_t position;
 	uint64_t last_seen; /* highest id when the courier was made */
 	uint64_t replayed, conflicts;
@@ -113,7 +120,8 @@ struct courier {
 	struct pgcall pg;
 	bool replaying; /* else mirroring: what the orders are compared with */
 	struct orders working;
-	uint64_t busy_since_ns;
+	uint64_t busy_since_ns, busy_limit_ns;
+	int64_t forgotten; /* position when the file was last rid of replayed rows */
 	uint64_t next_mirror_ns;
 	unsigned nlogged; /* conflicts of this replay */
 	uint64_t replays, set_aside; /* since the start */
@@ -199,7 +207,7 @@ static int on_busy(void *arg, int count)
 	if (count == 0) {
 		c->busy_since_ns = now;
 	}
-	if (now - c->busy_since_ns >= UINT64_C(1000000) * BUSY_MS || must_stop(c)) {
+	if (now - c->busy_since_ns >= c->busy_limit_ns || must_stop(c)) {
 		return 0;
 	}
 	nanosleep(&ts, NULL);
@@ -360,6 +368,12 @@ static void tell_progress(struct courier *c)
 	news_end(c);
 }
 
+static void tell_hold(struct courier *c, bool hold)
+{
+	news_begin(c)->hold_run = hold ? c->working.run : 0;
+	news_end(c);
+}
+
 static void tell_near(struct courier *c)
 {
 	news_begin(c)->near_run = c->working.run;
@@ -398,10 +412,26 @@ static int begin_replay(struct courier *c)
 		return -1;
 	}
 	c->nlogged = 0;
+	c->forgotten = replay_position(c->replay);
 	tell_progress(c);
 	log_info("pool %s: replaying the journal into server %s", c->pool,
 		c->targets[c->working.server].name);
 	return 0;
+}
+
+/* Delete what was replayed; limit_ns: how long to wait for another writer.  false: failed. */
+static bool forget(struct courier *c, uint64_t limit_ns)
+{
+	int rc;
+
+	c->busy_limit_ns = limit_ns;
+	rc = replay_forget(c->replay);
+	c->busy_limit_ns = BUSY_NS;
+	c->forgotten = replay_position(c->replay);
+	if (rc < 0) {
+		end_failed(c, replay_failure(c->replay));
+	}
+	return rc == 0;
 }
 
 /* Rows behind the position; -1: cannot be told now. */
@@ -417,13 +447,32 @@ static int64_t rows_left(struct courier *c)
 }
 
 /*
- * The end is near when little is left, or when the pool writes as fast as we replay: then it has to
- * stop for the rest.  A round is what was there when the last one ended.
+ * The end is near when little is left.  A round is what was there when the last one ended; it has
+ * to leave less than half of what the last one left.  If the pool writes too fast for that, its
+ * writes are held for hold_ns in each hold_ns + FREE_NS: short waits for all instead of a long one
+ * at the end.  If that is not enough it is doubled, and in the end they have to wait for the whole
+ * rest.
  */
 struct rounds {
 	int64_t target, left;
 	bool told;
+	uint64_t hold_ns; /* 0: writes are not held */
+	bool held;
+	uint64_t since_ns; /* of held */
 };
+
+static void hold_writes(struct courier *c, struct rounds *r)
+{
+	uint64_t now = doorbell_now();
+
+	if (r->hold_ns == 0 || r->told ||
+		now - r->since_ns < (r->held ? r->hold_ns : (uint64_t)FREE_NS)) {
+		return;
+	}
+	r->held = !r->held;
+	r->since_ns = now;
+	tell_hold(c, r->held);
+}
 
 static void look_for_end(struct courier *c, struct rounds *r, bool at_end)
 {
@@ -433,7 +482,13 @@ static void look_for_end(struct courier *c, struct rounds *r, bool at_end)
 		return;
 	}
 	left = rows_left(c);
-	if (at_end || left <= NEAR_ROWS || (r->left >= 0 && left > r->left / 2)) {
+	if (left < 0 && !at_end) {
+		return;
+	}
+	if (r->left >= 0 && left > r->left / 2) {
+		r->hold_ns = r->hold_ns == 0 ? HOLD_MIN_NS : r->hold_ns * 2;
+	}
+	if (at_end || left <= NEAR_ROWS || r->hold_ns > HOLD_MAX_NS) {
 		r->told = true;
 		tell_near(c);
 	}
@@ -458,10 +513,17 @@ static void replay_loop(struct courier *c)
 			return;
 		}
 		if (res == REPLAY_END && drain) {
-			end_caught_up(c);
+			if (forget(c, BUSY_NS)) {
+				end_caught_up(c);
+			}
+			return;
+		}
+		if (replay_position(c->replay) - c->forgotten >= FORGET_ROWS &&
+			!forget(c, FORGET_BUSY_NS)) {
 			return;
 		}
 		look_for_end(c, &rounds, res == REPLAY_END);
+		hold_writes(c, &rounds);
 		if (res == REPLAY_END && !c->now.drain) {
 			wait_orders(c, UINT64_C(1000000) * LOOK_MS);
 		}
@@ -512,6 +574,13 @@ static bool refresh(struct courier *c)
 
 	if (open_local(c, &f) < 0) {
 		tell_mirror_text(c, f.message);
+		return false;
+	}
+	/* Rows that a replay has left that was halted at its end would hold the mirror for ever. */
+	if (c->replay != NULL && replay_forget(c->replay) < 0) {
+		if (!must_stop(c)) {
+			tell_mirror(c, replay_failure(c->replay));
+		}
 		return false;
 	}
 	/* A large table takes its time; our patience with a silent server ends it. */
@@ -643,25 +712,20 @@ static void on_async_closed(uv_handle_t *h)
 	}
 }
 
-static bool copy_news(struct courier *c)
+static void copy_news(struct courier *c)
 {
 	const struct news *s = c->shown;
-	bool changed;
 
 	uv_mutex_lock(&c->lock);
 	*c->shown = *c->news;
 	c->news->nconflicts = 0;
 	uv_mutex_unlock(&c->lock);
-	changed = s->position > c->position || s->replayed != c->replayed ||
-		  s->conflicts != c->conflicts || s->mirrored_at != c->mirrored_at ||
-		  strcmp(s->mirror_error, c->mirror_error) != 0;
 	/* Numbers only grow; what a server knows of them may be less (a promoted standby). */
 	c->position = s->position > c->position ? s->position : c->position;
 	c->replayed = s->replayed;
 	c->conflicts = s->conflicts;
 	c->mirrored_at = s->mirrored_at;
 	memcpy(c->mirror_error, s->mirror_error, sizeof(c->mirror_error));
-	return changed;
 }
 
 /* The replay that is wanted has come to an end; the callback may want the next. */
@@ -675,12 +739,7 @@ static void tell_end(struct courier *c)
 	}
 	if (s->caught_run == run) {
 		/* Nothing was written meanwhile: what is there is what was replayed. */
-		c->position =
-			(int64_t)(c->last_seen > (uint64_t)c->position ? c->last_seen
-								       : (uint64_t)c->position);
-		if (c->tail != NULL && get(&c->tail->last) > (uint64_t)c->position) {
-			c->position = (int64_t)get(&c->tail->last);
-		}
+		c->position += (int64_t)courier_pending(c);
 		c->ended_told = run;
 		c->events.caught_up(c->arg);
 	} else if (s->failed_run == run) {
@@ -689,22 +748,35 @@ static void tell_end(struct courier *c)
 	}
 }
 
+/* How the replay that is wanted goes, before its end. */
+static void tell_course(struct courier *c)
+{
+	const struct news *s = c->shown;
+	uint64_t run = c->wanted.run;
+
+	if (c->closing || c->wanted.server == NO_SERVER || c->near_told == run) {
+		return;
+	}
+	if (s->near_run == run) {
+		c->near_told = run;
+		c->events.near_end(c->arg);
+	} else if ((s->hold_run == run) != c->holding) {
+		c->holding = !c->holding;
+		c->events.hold(c->arg, c->holding);
+	}
+}
+
 static void on_async(uv_async_t *h)
 {
 	struct courier *c = h->data;
-	bool changed = copy_news(c), exited = c->shown->exited;
+	bool exited;
 
+	copy_news(c);
+	exited = c->shown->exited;
 	for (unsigned i = 0; i < c->shown->nconflicts && !c->closing; i++) {
 		c->events.conflict(c->arg, &c->shown->conflict[i]);
 	}
-	if (changed && !c->closing) {
-		c->events.changed(c->arg);
-	}
-	if (!c->closing && c->wanted.server != NO_SERVER && c->shown->near_run == c->wanted.run &&
-		c->near_told != c->wanted.run) {
-		c->near_told = c->wanted.run;
-		c->events.near_end(c->arg);
-	}
+	tell_course(c);
 	tell_end(c);
 	if (exited) {
 		uv_thread_join(&c->thread);
@@ -734,6 +806,7 @@ void courier_replay(struct courier *c, unsigned server)
 	c->wanted.run++;
 	c->wanted.server = server;
 	c->wanted.drain = false;
+	c->holding = false;
 	send_orders(c);
 }
 
@@ -843,6 +916,7 @@ static bool copy_options(struct courier *c, const struct courier_options *opt)
 	c->pg.stop = must_stop;
 	c->pg.arg = c;
 	c->pg.patience_ns = PATIENCE_NS;
+	c->busy_limit_ns = BUSY_NS;
 	c->pool = strdup(opt->pool);
 	c->path = strdup(opt->path);
 	c->news = calloc(1, sizeof(*c->news));

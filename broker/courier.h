@@ -8,6 +8,7 @@
  *
  *   pool                                  courier
  *   courier_replay(c, i)         ---->    replays; the pool still writes to SQLite and its journal
+ *                               (<----    hold(true), hold(false), …)
  *                                <----    near_end()
  *   starts no more writes on SQLite,
  *   waits until none is open there
@@ -72,13 +73,14 @@ struct courier_conflict {
 };
 
 struct courier_events {
+	/* Before near_end: writes come as fast as they are replayed.  Let them wait, or (false) go
+	 * on: a tenth of a second or a few at a time. */
+	void (*hold)(void *arg, bool hold);
 	void (*near_end)(void *arg);
 	void (*caught_up)(void *arg);
 	void (*failed)(void *arg, const struct courier_failure *f);
 	/* Set aside in PostgreSQL's broker_conflict, and logged. */
 	void (*conflict)(void *arg, const struct courier_conflict *c);
-	/* A getter has something new. */
-	void (*changed)(void *arg);
 };
 
 /* Everything is copied but pool, tail and the events' arg, which live until gone(). */

@@ -16,6 +16,7 @@
 static void set_state(struct handback *h, enum handback_state state)
 {
 	h->state = state;
+	h->held = false;
 	h->since_ns = io_now(h->pool->io);
 }
 
@@ -42,6 +43,16 @@ static bool is_writing(const struct member *local)
 }
 
 /* -- events of the courier --------------------------------------------------------------------- */
+
+static void on_hold(void *arg, bool hold)
+{
+	struct pool *p = arg;
+
+	if (p->handback.state == HANDBACK_REPLAY) {
+		p->handback.held = hold;
+		pool_decide(p);
+	}
+}
 
 static void on_near_end(void *arg)
 {
@@ -90,11 +101,6 @@ static void on_conflict(void *arg, const struct courier_conflict *c)
 		p->config->name, (long long)c->id, c->text);
 }
 
-static void on_changed(void *arg)
-{
-	(void)arg; /* the getters are read at each tick */
-}
-
 /* -- life -------------------------------------------------------------------------------------- */
 
 static int start(struct pool *p, char *err, size_t errlen)
@@ -112,11 +118,11 @@ static int start(struct pool *p, char *err, size_t errlen)
 		.mirror = p->config->mirror,
 		.nmirror = p->config->nmirror,
 		.mirror_interval_ns = (uint64_t)p->config->mirror_interval * 1000000u,
-		.events = {.near_end = on_near_end,
+		.events = {.hold = on_hold,
+			.near_end = on_near_end,
 			.caught_up = on_caught_up,
 			.failed = on_failed,
-			.conflict = on_conflict,
-			.changed = on_changed},
+			.conflict = on_conflict},
 		.arg = p,
 	};
 
@@ -238,7 +244,7 @@ struct member *handback_writer(struct pool *p)
 		return decided;
 	}
 	if (h->state != HANDBACK_NONE && h->target == p->decision.writer) {
-		return h->state == HANDBACK_REPLAY ? local : NULL;
+		return h->state == HANDBACK_REPLAY && !h->held ? local : NULL;
 	}
 	if (h->state == HANDBACK_NONE && !has_journal_to_hand_over(p, local)) {
 		mirror_from(p, p->decision.writer);
@@ -300,8 +306,9 @@ const char *handback_why(const struct pool *p)
 		return "a transaction in the fallback database ends before the primary takes over";
 	case HANDBACK_DRAINING:
 		return "the last rows of the journal go to the primary";
-	case HANDBACK_NONE:
 	case HANDBACK_REPLAY:
+		return p->handback.held ? "the journal gets ahead of those who write" : NULL;
+	case HANDBACK_NONE:
 		break;
 	}
 	return NULL;

@@ -3,19 +3,20 @@
  * handback.h - who writes while a primary has come back and a journal has to reach it first; and
  * from where the fallback's copies of tables are refreshed.
  *
- * decide() names the server that can take writes; for a pool with `fallback = journal` this file has
- * the last word on which one does:
+ * decide() names the server that can take writes; for a pool with `fallback = journal` this file
+ * has the last word on which one does:
  *
- *   NONE ----- a primary, but rows of the journal are pending, or writes run on SQLite ----> REPLAY
- *   REPLAY ----------- the courier is near the end of the journal ---------------------> SETTLING
- *   SETTLING --------- nothing that writes is open on SQLite any more ------------------> DRAINING
- *   DRAINING --------- the courier has replayed the last row ----------------------------> NONE
- *   any ------ the primary is gone, or it is another one, or the courier failed --> NONE or REPLAY
+ *   NONE ---- a primary, but rows of the journal are pending, or writes run on SQLite ---> REPLAY
+ *   REPLAY --------- the courier is near the end of the journal ---------------------> SETTLING
+ *   SETTLING ------- nothing that writes is open on SQLite any more -----------------> DRAINING
+ *   DRAINING ------- the courier has replayed the last row --------------------------> NONE
+ *   any ---- the primary is gone, or it is another one, or the courier failed --> NONE or REPLAY
  *
  *   NONE      the writer is as decided
- *   REPLAY    the writer is SQLite: its journal grows while it is read
- *   SETTLING, DRAINING   nobody writes: requests wait.  A transaction that stays open on SQLite for
- *             longer than acquire_timeout is rolled back
+ *   REPLAY    the writer is SQLite: its journal grows while it is read.  Where it grows as fast as
+ *             it is replayed, requests are held for parts of a second (`held`)
+ *   SETTLING, DRAINING   nobody writes: requests wait.  A transaction that stays open on SQLite
+ *             for longer than acquire_timeout is rolled back
  *
  * I/O thread only.
  */
@@ -46,12 +47,13 @@ struct handback {
 	bool leaving; /* a courier is on its way out; another follows when it is gone */
 	bool wanted; /* one is needed */
 	enum handback_state state;
+	bool held; /* REPLAY: nobody writes for a moment */
 	int target; /* the server replayed to */
 	uint64_t since_ns; /* of state */
 };
 
-/* For the members that p has now; after each pool_apply.  Negative: no courier so far, and a text; it
- * is tried again. */
+/* For the members that p has now; after each pool_apply.  Negative: no courier so far, and a text;
+ * it is tried again. */
 int handback_configure(struct pool *p, char *err, size_t errlen) must_use;
 /* The pool closes. */
 void handback_close(struct pool *p);

@@ -350,7 +350,7 @@ static int make_table(struct mirror *m, const struct mirror_table *t)
 	return run(m, "%s", t->definition);
 }
 
-/* 1: the table is as it should be; 0: it is not, or not there. */
+/* The table is there, as it should be. */
 static bool is_current(struct mirror *m, const struct mirror_table *t)
 {
 	sqlite3_stmt *stmt = NULL;
@@ -358,8 +358,7 @@ static bool is_current(struct mirror *m, const struct mirror_table *t)
 
 	if (sqlite3_prepare_v2(m->db,
 		    "SELECT definition FROM broker_mirror WHERE name = ?1 AND EXISTS (SELECT 1 "
-		    "FROM "
-		    "main.sqlite_schema s WHERE s.type = 'table' AND s.name = ?1)",
+		    "FROM main.sqlite_schema s WHERE s.type = 'table' AND s.name = ?1)",
 		    -1, &stmt, NULL) == SQLITE_OK) {
 		sqlite3_bind_text(stmt, 1, t->name, -1, SQLITE_STATIC);
 		if (sqlite3_step(stmt) == SQLITE_ROW) {

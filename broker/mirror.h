@@ -15,7 +15,9 @@
  *     name        of the table here: that of PostgreSQL's without its schema
  *     source      as the configuration names it
  *     definition  the text that made it; when PostgreSQL's table changes, so does this, and the
- * table is made anew copied_at   of the snapshot, microseconds since 1970 rows
+ *                 table is made anew
+ *     copied_at   of the snapshot, microseconds since 1970
+ *     rows        in the copy
  *
  * A table of that name which the mirror has not made is kept as NAME_before_mirror if it has rows.
  *
@@ -25,8 +27,10 @@
  *   real, double precision            REAL
  *   numeric                           NUMERIC: 15 digits are exact
  *   timestamp, timestamptz            TIMESTAMP: text as parameters are stored (sqlite_value.h),
- * UTC json, jsonb                       JSON bytea                             BLOB all others
- * TEXT, as PostgreSQL writes them
+ *                                     UTC
+ *   json, jsonb                       JSON
+ *   bytea                             BLOB
+ *   all others                        TEXT, as PostgreSQL writes them
  *
  * Copied along: primary key, NOT NULL, unique and other indexes on plain columns, defaults that are
  * constants or the time.  Not: foreign keys, CHECK, triggers, expressions.

@@ -257,7 +257,7 @@ static int refuse_params(struct pgcall *p, enum pg_param_error e, unsigned bad)
 	return -1;
 }
 
-static int send_statement(
+int pgcall_send(
 	struct pgcall *p, const char *sql, unsigned nparams, const struct request_param *params)
 {
 	struct pg_params *q = &p->params;
@@ -288,7 +288,7 @@ static bool is_copy(const PGresult *res)
 	return s == PGRES_COPY_IN || s == PGRES_COPY_OUT || s == PGRES_COPY_BOTH;
 }
 
-/* The first error, else the last result. */
+/* Of one statement: the first error, else the last result. */
 static PGresult *read_results(struct pgcall *p)
 {
 	PGresult *kept = NULL, *res;
@@ -332,20 +332,21 @@ static bool has_ended(struct pgcall *p, PGresult *res)
 	return true;
 }
 
-PGresult *pgcall_run(
-	struct pgcall *p, const char *sql, unsigned nparams, const struct request_param *params)
+PGresult *pgcall_next(struct pgcall *p)
 {
-	PGresult *res;
+	PGresult *res = read_results(p);
 
-	if (send_statement(p, sql, nparams, params) < 0 || flush_out(p) < 0) {
-		return NULL;
-	}
-	res = read_results(p);
 	if (p->pq != NULL && has_ended(p, res)) {
 		PQclear(res);
 		return NULL;
 	}
 	return res;
+}
+
+PGresult *pgcall_run(
+	struct pgcall *p, const char *sql, unsigned nparams, const struct request_param *params)
+{
+	return pgcall_send(p, sql, nparams, params) < 0 || flush_out(p) < 0 ? NULL : pgcall_next(p);
 }
 
 int pgcall_do(struct pgcall *p, const char *sql)
@@ -357,9 +358,64 @@ int pgcall_do(struct pgcall *p, const char *sql)
 	return rc;
 }
 
+/* -- several at once --------------------------------------------------------------------------- */
+
+int pgcall_pipe_begin(struct pgcall *p)
+{
+	if (p->pq == NULL) {
+		say(p, "08003", "not connected");
+		return -1;
+	}
+	p->synced = false;
+	return PQenterPipelineMode(p->pq) == 1 ? 0 : lost(p);
+}
+
+int pgcall_ask(struct pgcall *p)
+{
+	return PQsendFlushRequest(p->pq) == 1 ? flush_out(p) : lost(p);
+}
+
+int pgcall_sync(struct pgcall *p)
+{
+	p->synced = true;
+	return PQpipelineSync(p->pq) == 1 ? flush_out(p) : lost(p);
+}
+
+/* Until the server has answered the Sync. */
+static int drop_results(struct pgcall *p)
+{
+	ExecStatusType status = PGRES_EMPTY_QUERY;
+
+	while (status != PGRES_PIPELINE_SYNC) {
+		PGresult *res;
+
+		if (wait_result(p) < 0) {
+			return -1;
+		}
+		res = PQgetResult(p->pq);
+		status = res != NULL ? PQresultStatus(res) : PGRES_EMPTY_QUERY;
+		PQclear(res);
+		if (PQstatus(p->pq) != CONNECTION_OK) {
+			return lost(p);
+		}
+	}
+	return 0;
+}
+
+int pgcall_pipe_end(struct pgcall *p)
+{
+	if (p->pq == NULL || PQpipelineStatus(p->pq) == PQ_PIPELINE_OFF) {
+		return p->pq == NULL ? -1 : 0;
+	}
+	if ((!p->synced && pgcall_sync(p) < 0) || drop_results(p) < 0) {
+		return -1;
+	}
+	return PQexitPipelineMode(p->pq) == 1 ? 0 : lost(p);
+}
+
 int pgcall_rows_begin(struct pgcall *p, const char *sql)
 {
-	if (send_statement(p, sql, 0, NULL) < 0) {
+	if (pgcall_send(p, sql, 0, NULL) < 0) {
 		return -1;
 	}
 	(void)PQsetSingleRowMode(p->pq);

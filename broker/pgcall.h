@@ -34,6 +34,7 @@ struct pgcall {
 	int (*ssl_pending)(const void *ssl); /* NULL: no TLS */
 	void *ssl;
 	bool stopped; /* the last failure was the owner's wish */
+	bool synced; /* the Sync that ends the pipeline was sent */
 	char sqlstate[6];
 	char why[PGCALL_WHY_MAX];
 	struct pg_params params;
@@ -56,6 +57,25 @@ PGresult *pgcall_run(struct pgcall *p, const char *sql, unsigned nparams,
 bool pgcall_is_error(struct pgcall *p, const PGresult *res);
 /* Run one and drop what it returns.  0, or -1: an error, or the connection is gone (pq NULL). */
 int pgcall_do(struct pgcall *p, const char *sql) must_use;
+
+/*
+ * Several at once, in libpq's pipeline mode.  Between pgcall_pipe_begin and pgcall_pipe_end nothing
+ * else is called.  An error makes the server skip whatever was sent behind it, up to the Sync:
+ * pgcall_next then gives results that are errors, too.
+ */
+int pgcall_pipe_begin(struct pgcall *p) must_use;
+/* 0; -1 as NULL of pgcall_run. */
+int pgcall_send(struct pgcall *p, const char *sql, unsigned nparams,
+	const struct request_param *params) must_use;
+/* The server is to send the answers to what it was sent so far: only those come by themselves. */
+int pgcall_ask(struct pgcall *p) must_use;
+/* The same, and nothing more will be sent: the Sync. */
+int pgcall_sync(struct pgcall *p) must_use;
+/* The answer to the oldest one, as pgcall_run gives it. */
+PGresult *pgcall_next(struct pgcall *p) must_use;
+/* Sync if that was not done, and drop the answers that are left.  Without a pipeline: no effect.
+ * sqlstate and why stay unless it fails: the connection is gone. */
+int pgcall_pipe_end(struct pgcall *p) must_use;
 
 /* Run one whose rows come one by one.  0, or -1. */
 int pgcall_rows_begin(struct pgcall *p, const char *sql) must_use;

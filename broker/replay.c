@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* replay.c - see replay.h.  The texts are made in replay_text.c. */
-#include "replay.h"
+/*
+ * replay.c - see replay.h.  The rows are sent, and their answers compared, in replay_ahead.c; texts
+ * are made in replay_text.c.
+ */
+#include "replay_ahead.h"
 
 #include "doorbell.h"
 #include "log.h"
@@ -11,11 +14,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What became of a transaction of the journal. */
+/* What became of a transaction of the journal, or of several. */
 enum tx_result {
-	TX_NONE, /* there is none */
 	TX_DONE,
+	TX_REFUSED, /* one of its rows, as ahead.verdict says */
 	TX_AGAIN, /* undo the batch and start it anew */
+	TX_UNDONE, /* the COMMIT has failed, so it is undone */
 	TX_FAILED,
 };
 
@@ -25,23 +29,15 @@ enum trouble {
 	TROUBLE_AROUND, /* it has nothing to do with the statement */
 };
 
-/* Why a transaction cannot be repeated. */
-struct verdict {
-	int64_t tx; /* 0: none */
-	int64_t id; /* of the row */
-	char sqlstate[6];
-	char text[PGCALL_WHY_MAX];
-};
-
 struct replay {
 	struct pgcall *pg;
 	struct journal *j;
+	struct ahead ahead;
 	struct courier_failure failure;
 	int64_t position; /* committed */
 
 	/* the batch */
-	int64_t at, began; /* the position it will have, and when that row began */
-	unsigned ntx;
+	struct replay_place place; /* the position it will have */
 	int64_t tx; /* the last one of it */
 	unsigned singles; /* so many more have one transaction each */
 	unsigned limit; /* otherwise: halved when a connection is lost, so that something gets in */
@@ -58,7 +54,7 @@ struct replay *replay_create(struct pgcall *pg, struct journal *j)
 	struct replay *r = calloc(1, sizeof(*r));
 
 	if (r != NULL) {
-		r->pg = pg;
+		r->pg = r->ahead.pg = pg;
 		r->j = j;
 		r->limit = REPLAY_BATCH;
 	}
@@ -323,9 +319,10 @@ int replay_begin(struct replay *r)
 		return -1;
 	}
 	if (make_table(r, "broker_journal_position", position_table) < 0 ||
-		make_table(r, "broker_conflict", conflict_table) < 0) {
+		make_table(r, "broker_conflict", conflict_table) < 0 || ahead_look(&r->ahead) < 0) {
 		return fail_pg(r);
 	}
+	r->ahead.most = REPLAY_AHEAD_FIRST;
 	if (read_position(r, "", &r->position, &began) < 0) {
 		return -1;
 	}
@@ -333,107 +330,6 @@ int replay_begin(struct replay *r)
 		return -1;
 	}
 	return check_forgotten(r) < 0 ? -1 : enter_position(r);
-}
-
-/* -- one row ----------------------------------------------------------------------------------- */
-
-static bool is_whole(Oid type)
-{
-	return type == 20 || type == 21 || type == 23; /* int8, int2, int4 */
-}
-
-static void digest_result(const PGresult *res, struct journal_digest *d)
-{
-	int ncols = PQnfields(res);
-
-	for (int row = 0; row < PQntuples(res); row++) {
-		for (int c = 0; c < ncols && c < (int)JOURNAL_DIGEST_COLUMNS; c++) {
-			if (!is_whole(PQftype(res, c))) {
-				journal_digest_other(d, (unsigned)c);
-			} else if (PQgetisnull(res, row, c)) {
-				journal_digest_null(d, (unsigned)c);
-			} else {
-				journal_digest_number(
-					d, (unsigned)c, strtoll(PQgetvalue(res, row, c), NULL, 10));
-			}
-		}
-	}
-}
-
-/* Did it do what its worker was told?  false: why says what differs. */
-static bool did_the_same(const struct journal_entry *e, PGresult *res, char *why, size_t size)
-{
-	struct journal_digest got = {0};
-	const char *rows = PQcmdTuples(res);
-	const struct journal_digest *want = &e->returned;
-
-	if (e->rows >= 0 && rows[0] != '\0' && strtoll(rows, NULL, 10) != e->rows) {
-		snprintf(why, size,
-			"it changes %s rows now, it had changed %" PRId64 " when it was accepted",
-			rows, e->rows);
-		return false;
-	}
-	digest_result(res, &got);
-	for (unsigned c = 0; c < got.ncolumns && c < want->ncolumns; c++) {
-		if (got.column[c].whole && want->column[c].whole &&
-			got.column[c].sum != want->column[c].sum) {
-			snprintf(why, size,
-				"it returns other numbers now in column %s than its worker was "
-				"given "
-				"when it was accepted",
-				PQfname(res, (int)c));
-			return false;
-		}
-	}
-	return true;
-}
-
-static PGresult *run_entry(struct replay *r, const struct journal_entry *e)
-{
-	enum sqlite_verb verb = sqlite_verb(e->text, NULL);
-	PGresult *res = NULL;
-	char *text = NULL;
-
-	if (verb == SQLITE_VERB_WRITE || verb == SQLITE_VERB_WITH) {
-		text = replay_text(e->text, e->len, e->at_us);
-		if (text == NULL) {
-			snprintf(r->pg->sqlstate, sizeof(r->pg->sqlstate), "53200");
-			snprintf(r->pg->why, sizeof(r->pg->why), "out of memory in the broker");
-			return NULL;
-		}
-	}
-	res = pgcall_run(r->pg, text != NULL ? text : e->text, e->nparams, e->params);
-	free(text);
-	return res;
-}
-
-/* 0: done; 1: *v says why not; -1: the connection is gone. */
-static int repeat_entry(struct replay *r, const struct journal_entry *e, struct verdict *v)
-{
-	PGresult *res;
-	bool good;
-
-	*v = (struct verdict){.tx = e->tx, .id = e->id};
-	if (e->damaged) {
-		snprintf(v->sqlstate, sizeof(v->sqlstate), "XX001");
-		snprintf(
-			v->text, sizeof(v->text), "its parameters cannot be read from the journal");
-		return 1;
-	}
-	res = run_entry(r, e);
-	if (res == NULL && r->pg->pq == NULL) {
-		return -1;
-	}
-	if (res == NULL || pgcall_is_error(r->pg, res)) {
-		memcpy(v->sqlstate, r->pg->sqlstate, sizeof(v->sqlstate));
-		snprintf(v->text, sizeof(v->text), "%s", r->pg->why);
-		PQclear(res);
-		return 1;
-	}
-	snprintf(v->sqlstate, sizeof(v->sqlstate), "40002"); /* integrity, with no other code */
-	good = did_the_same(e, res, v->text, sizeof(v->text));
-	PQclear(res);
-	return good ? 0 : 1;
 }
 
 /* -- setting aside ----------------------------------------------------------------------------- */
@@ -510,62 +406,72 @@ static int set_row_aside(
 	return rc;
 }
 
-/* All rows of the transaction behind r->at.  0; 1: an error of PostgreSQL; -1: over. */
+/* All rows of the transaction behind r->place.  0; 1: an error of PostgreSQL; -1: over. */
 static int set_rows_aside(struct replay *r, const struct verdict *v, bool as_plain,
-	struct courier_conflict *c, int64_t *last, int64_t *began)
+	struct courier_conflict *c, struct replay_place *after)
 {
 	struct journal_entry e;
 	struct sqlite_failure f;
 	int more;
 
 	c->statements = 0;
-	journal_seek(r->j, r->at);
+	journal_seek(r->j, r->place.at);
 	while ((more = journal_next(r->j, &e, &f)) > 0 && e.tx == v->tx) {
 		if (set_row_aside(r, &e, v, as_plain) < 0) {
 			journal_rest(r->j);
 			return r->pg->pq != NULL ? 1 : fail_pg(r);
 		}
 		c->statements++;
-		*last = e.id;
-		*began = e.at_us;
+		after->at = e.id;
+		after->began = e.at_us;
 	}
 	journal_rest(r->j);
 	return more < 0 ? fail_sqlite(r, &f) : 0;
 }
 
-/* Inside the transaction's savepoint, which has nothing in it. */
+static int undo_transaction(struct replay *r)
+{
+	char sql[64];
+
+	snprintf(sql, sizeof(sql), "ROLLBACK TO " REPLAY_SAVEPOINT, r->place.ntx);
+	return pgcall_do(r->pg, sql) < 0 ? fail_pg(r) : 0;
+}
+
+/* The first transaction behind r->place, in its savepoint. */
 static enum tx_result set_aside(struct replay *r, const struct verdict *v)
 {
 	struct courier_conflict *c = &r->aside[r->naside];
-	int64_t last = 0, began = 0;
-	int rc = set_rows_aside(r, v, false, c, &last, &began);
+	struct replay_place after = {.ntx = r->place.ntx + 1};
+	int rc;
 
+	if (undo_transaction(r) < 0) {
+		return TX_FAILED;
+	}
+	rc = set_rows_aside(r, v, false, c, &after);
 	if (rc > 0) {
-		rc = pgcall_do(r->pg, "ROLLBACK TO SAVEPOINT broker_journal") < 0
-			     ? fail_pg(r)
-			     : set_rows_aside(r, v, true, c, &last, &began);
+		rc = undo_transaction(r) < 0 ? -1 : set_rows_aside(r, v, true, c, &after);
+	}
+	if (rc > 0) {
+		(void)fail_pg(r);
 	}
 	if (rc != 0) {
-		return rc > 0 ? (void)fail_pg(r), TX_FAILED : TX_FAILED;
+		return TX_FAILED;
 	}
 	c->id = v->id;
 	memcpy(c->sqlstate, v->sqlstate, sizeof(c->sqlstate));
 	memcpy(c->text, v->text, sizeof(c->text));
 	r->naside++;
-	r->ntx++;
-	r->at = last;
-	r->began = began;
-	r->doomed.tx = 0;
+	r->place = after;
 	return TX_DONE;
 }
 
-/* -- one transaction --------------------------------------------------------------------------- */
-
-/* It was refused: what now? */
-static enum tx_result judge(struct replay *r, const struct verdict *v)
+/* A transaction was refused: what now?  Those in front of it stay as they are. */
+static enum tx_result judge(struct replay *r)
 {
+	const struct verdict *v = &r->ahead.verdict;
 	enum trouble trouble = classify(v->sqlstate);
 
+	r->place = r->ahead.place;
 	/* Our own verdicts are of the data. */
 	if (strcmp(v->sqlstate, "40002") == 0 || strcmp(v->sqlstate, "XX001") == 0) {
 		trouble = TROUBLE_DATA;
@@ -578,101 +484,115 @@ static enum tx_result judge(struct replay *r, const struct verdict *v)
 	if (trouble == TROUBLE_PASSING && try_again(r, v->tx)) {
 		return TX_AGAIN;
 	}
-	if (pgcall_do(r->pg, "ROLLBACK TO SAVEPOINT broker_journal") < 0) {
+	if (pgcall_pipe_end(r->pg) < 0) {
 		(void)fail_pg(r);
 		return TX_FAILED;
 	}
 	return set_aside(r, v);
 }
 
-/* Repeat the rows of the transaction whose first one is e. */
-static enum tx_result repeat_rows(struct replay *r, struct journal_entry *e)
+/* -- transactions ------------------------------------------------------------------------------ */
+
+/* Of one row: 0; 1: refused; -1: failed. */
+static int repeat_row(struct replay *r, const struct journal_entry *e,
+	const struct replay_place *before, bool opens)
 {
-	int64_t tx = e->tx, last, began;
-	struct sqlite_failure f;
-	struct verdict v;
-	int more;
+	const struct verdict *d = &r->doomed;
+	int rc = e->tx == d->tx ? ahead_refuse(&r->ahead, e, before, opens, d->sqlstate, d->text)
+				: ahead_send(&r->ahead, e, before, opens);
 
-	do {
-		int rc = repeat_entry(r, e, &v);
-
-		if (rc != 0) {
-			journal_rest(r->j);
-			return rc < 0 ? (void)fail_pg(r), TX_FAILED : judge(r, &v);
-		}
-		last = e->id;
-		began = e->at_us;
-		more = journal_next(r->j, e, &f);
-	} while (more > 0 && e->tx == tx);
-	journal_rest(r->j);
-	if (more < 0) {
-		(void)fail_sqlite(r, &f);
-		return TX_FAILED;
-	}
-	r->at = last;
-	r->began = began;
-	r->done++;
-	r->ntx++;
-	return TX_DONE;
+	return rc < 0 ? fail_pg(r) : rc;
 }
 
-static enum tx_result next_transaction(struct replay *r)
+/* Rows behind r->place, until the batch is full, as limit and its age say. */
+static int repeat_rows(struct replay *r, unsigned limit, uint64_t since)
 {
+	struct replay_place before = r->place;
 	struct journal_entry e;
 	struct sqlite_failure f;
-	int more;
+	int64_t tx = 0;
+	int more = 0, rc = 0;
 
-	journal_seek(r->j, r->at);
-	more = journal_next(r->j, &e, &f);
-	if (more <= 0) {
-		journal_rest(r->j);
-		return more < 0 ? (void)fail_sqlite(r, &f), TX_FAILED : TX_NONE;
+	while (rc == 0 && (more = journal_next(r->j, &e, &f)) > 0) {
+		bool opens = e.tx != tx;
+
+		if (opens) {
+			before = r->place;
+			if (before.ntx >= limit ||
+				(before.ntx > 0 && doorbell_now() - since >= REPLAY_BATCH_NS)) {
+				return 0;
+			}
+			r->place.ntx++;
+			tx = r->tx = e.tx;
+		}
+		rc = repeat_row(r, &e, &before, opens);
+		r->place.at = e.id;
+		r->place.began = e.at_us;
 	}
-	/* Inside the last one: ROLLBACK TO means the innermost, COMMIT releases them all. */
-	if (pgcall_do(r->pg, "SAVEPOINT broker_journal") < 0) {
-		journal_rest(r->j);
+	return rc == 0 && more < 0 ? fail_sqlite(r, &f) : rc;
+}
+
+/* TX_DONE: what may still be refused is refused by an error, and nothing behind it counts then. */
+static enum tx_result repeat_transactions(struct replay *r, unsigned limit, uint64_t since)
+{
+	int rc;
+
+	if (ahead_begin(&r->ahead) < 0) {
 		(void)fail_pg(r);
 		return TX_FAILED;
 	}
-	r->tx = e.tx;
-	return e.tx == r->doomed.tx ? set_aside(r, &r->doomed) : repeat_rows(r, &e);
+	journal_seek(r->j, r->place.at);
+	rc = repeat_rows(r, limit, since);
+	journal_rest(r->j);
+	if (rc == 0) {
+		rc = ahead_be_sure(&r->ahead);
+		rc = rc < 0 ? fail_pg(r) : rc;
+	}
+	return rc == 0 ? TX_DONE : rc > 0 ? TX_REFUSED : TX_FAILED;
 }
 
 /* -- the batch --------------------------------------------------------------------------------- */
 
+/* The rows to send depend on the position, so this waits. */
 static int begin_batch(struct replay *r)
 {
 	if (pgcall_do(r->pg, "BEGIN") < 0) {
 		return fail_pg(r);
 	}
-	if (read_position(r, "FOR UPDATE", &r->position, &r->began) < 0) {
+	if (read_position(r, "FOR UPDATE", &r->position, &r->place.began) < 0) {
 		return -1;
 	}
-	r->at = r->position;
-	r->ntx = r->done = r->naside = 0;
+	r->place.at = r->position;
+	r->place.ntx = r->done = r->naside = 0;
 	return 0;
 }
 
-static int move_position(struct replay *r)
+static int send_commit(struct replay *r)
 {
 	struct request_param params[3];
-	int64_t began = r->began;
 
 	params[0] = text_param(journal_origin(r->j));
-	params[1] = number_param(&r->at);
-	params[2] = time_param(&began);
-	return run(r,
-		"UPDATE broker_journal_position SET position = $2, began = $3, moved_at = now() "
-		"WHERE origin = $1",
-		3, params);
+	params[1] = number_param(&r->place.at);
+	params[2] = time_param(&r->place.began);
+	return pgcall_send(r->pg,
+		       "UPDATE broker_journal_position SET position = $2, began = $3, moved_at = "
+		       "now() WHERE origin = $1",
+		       3, params) < 0 ||
+			       pgcall_send(r->pg, "COMMIT", 0, NULL) < 0 || pgcall_sync(r->pg) < 0
+		       ? -1
+		       : 0;
 }
 
 /* Whoever was in the way gets its next try alone. */
 static enum replay_result undo_batch(struct replay *r)
 {
-	r->singles = r->ntx + 1;
+	r->singles = r->place.ntx + 1;
 	r->done = r->naside = 0;
-	return pgcall_do(r->pg, "ROLLBACK") < 0 ? (void)fail_pg(r), REPLAY_FAILED : REPLAY_MORE;
+	if (pgcall_pipe_end(r->pg) < 0 || pgcall_do(r->pg, "ROLLBACK") < 0) {
+		(void)fail_pg(r);
+		return REPLAY_FAILED;
+	}
+	return REPLAY_MORE;
 }
 
 /* The COMMIT, or what belongs to it, has failed with an error; all is undone. */
@@ -689,46 +609,84 @@ static enum replay_result judge_commit(struct replay *r)
 	if (trouble == TROUBLE_PASSING && try_again(r, r->tx)) {
 		return REPLAY_MORE;
 	}
-	if (r->ntx > 1) {
-		r->singles = r->ntx;
+	if (r->place.ntx > 1) {
+		r->singles = r->place.ntx;
 		return REPLAY_MORE;
 	}
-	r->doomed = (struct verdict){.tx = r->tx, .id = r->at};
+	r->doomed = (struct verdict){.tx = r->tx, .id = r->place.at};
 	memcpy(r->doomed.sqlstate, pg->sqlstate, sizeof(r->doomed.sqlstate));
 	snprintf(r->doomed.text, sizeof(r->doomed.text), "%s", pg->why);
 	return REPLAY_MORE;
 }
 
-/* If the file is locked, a later batch does it; the rows are known as done. */
-static int forget(struct replay *r)
+/* An answer to something of ours: 0; 1: an error; -1: no connection. */
+static int take(struct replay *r)
 {
-	struct sqlite_failure f;
+	PGresult *res = pgcall_next(r->pg);
+	int rc = res == NULL ? -1 : pgcall_is_error(r->pg, res);
 
-	if (journal_forget(r->j, r->position, &f) < 0 && strcmp(f.sqlstate, "55P03") != 0) {
-		return fail_sqlite(r, &f);
-	}
-	return 0;
+	PQclear(res);
+	return rc;
 }
 
-static enum replay_result commit_batch(struct replay *r)
+/* A COMMIT without an answer may be in: the position tells when we are back. */
+static enum tx_result commit_batch(struct replay *r)
 {
-	if (move_position(r) < 0) {
+	int rc = send_commit(r);
+
+	rc = rc < 0 ? -1 : ahead_finish(&r->ahead);
+	if (rc > 0) {
+		return TX_REFUSED; /* and what was sent behind it was skipped */
+	}
+	if (rc < 0 || take(r) != 0 || (rc = take(r)) < 0) {
 		(void)fail_pg(r);
-		return REPLAY_FAILED;
+		return TX_FAILED;
 	}
-	if (pgcall_do(r->pg, "COMMIT") < 0) {
-		if (r->pg->pq == NULL) {
-			/* It may be in: the position tells when we are back. */
-			r->done = r->naside = 0;
-			(void)fail_pg(r);
-			return REPLAY_FAILED;
+	if (pgcall_pipe_end(r->pg) < 0 && rc > 0) {
+		(void)fail_pg(r);
+		return TX_FAILED;
+	}
+	return rc > 0 ? TX_UNDONE : TX_DONE;
+}
+
+/* A transaction that is set aside is one of the batch, so it goes on with those behind it. */
+static enum tx_result run_batch(struct replay *r, unsigned limit)
+{
+	uint64_t since = doorbell_now();
+	enum tx_result res;
+
+	do {
+		res = repeat_transactions(r, limit, since);
+		if (res == TX_DONE) {
+			res = r->place.ntx > 0 ? commit_batch(r) : TX_AGAIN;
+			if (res != TX_REFUSED) {
+				return res;
+			}
 		}
-		return judge_commit(r);
+		res = res == TX_REFUSED ? judge(r) : res;
+	} while (res == TX_DONE);
+	return res;
+}
+
+static void set_ahead(struct replay *r, uint64_t took_ns)
+{
+	unsigned most = r->ahead.most;
+
+	if (took_ns > REPLAY_BATCH_NS) {
+		most = most / 2 > 1 ? most / 2 : 1;
+	} else {
+		most = most * 2 < REPLAY_AHEAD ? most * 2 : REPLAY_AHEAD;
 	}
-	r->position = r->at;
+	r->ahead.most = most;
+}
+
+static void end_batch(struct replay *r)
+{
+	r->done = r->place.ntx - r->naside;
+	r->position = r->place.at;
+	r->doomed.tx = 0;
 	r->singles -= r->singles > 0;
 	r->limit = r->limit * 2 < REPLAY_BATCH ? r->limit * 2 : REPLAY_BATCH;
-	return forget(r) < 0 ? REPLAY_FAILED : REPLAY_MORE;
 }
 
 enum replay_result replay_pass(struct replay *r)
@@ -737,7 +695,6 @@ enum replay_result replay_pass(struct replay *r)
 	uint64_t since = doorbell_now();
 	int64_t first, last, ever;
 	struct sqlite_failure f;
-	enum tx_result res = TX_DONE;
 
 	r->done = r->naside = 0;
 	if (journal_extent(r->j, &first, &last, &ever, &f) < 0) {
@@ -745,20 +702,38 @@ enum replay_result replay_pass(struct replay *r)
 		return REPLAY_FAILED;
 	}
 	if (last <= r->position) {
-		return first > 0 && forget(r) < 0 ? REPLAY_FAILED : REPLAY_END;
+		return REPLAY_END;
 	}
 	if (begin_batch(r) < 0) {
 		return REPLAY_FAILED;
 	}
-	while (res == TX_DONE && r->ntx < limit && doorbell_now() - since < REPLAY_BATCH_NS) {
-		res = next_transaction(r);
-	}
-	if (res == TX_FAILED) {
+	switch (run_batch(r, limit)) {
+	case TX_DONE:
+		end_batch(r);
+		set_ahead(r, doorbell_now() - since);
+		return REPLAY_MORE;
+	case TX_AGAIN:
+		return undo_batch(r);
+	case TX_UNDONE:
+		return judge_commit(r);
+	default:
 		r->done = r->naside = 0;
 		return REPLAY_FAILED;
 	}
-	if (res == TX_AGAIN || r->ntx == 0) {
-		return undo_batch(r);
+}
+
+/* If the file is locked, a later call does it: the rows are known as done. */
+int replay_forget(struct replay *r)
+{
+	int64_t first, last, ever;
+	struct sqlite_failure f;
+
+	if (journal_extent(r->j, &first, &last, &ever, &f) < 0) {
+		return fail_sqlite(r, &f);
 	}
-	return commit_batch(r);
+	if (first > 0 && first <= r->position && journal_forget(r->j, r->position, &f) < 0 &&
+		strcmp(f.sqlstate, "55P03") != 0) {
+		return fail_sqlite(r, &f);
+	}
+	return 0;
 }

@@ -69,12 +69,55 @@ static bool time_literal(const struct sqllex *lx, const char *time, char *buf, s
 	return true;
 }
 
-char *replay_text(const char *text, size_t len, int64_t at_us)
+/* -- what others have to wait for -------------------------------------------------------------- */
+
+/* Words of an INSERT that make its outcome depend on what is in the database. */
+struct words {
+	enum { FIRST_NONE, FIRST_INSERT, FIRST_CHANGE, FIRST_OTHER } first;
+	bool on, after_do, do_update, where, others;
+};
+
+static bool is_word(const struct sqllex *lx, const char *word)
+{
+	return lx->len == strlen(word) && strncasecmp(lx->at, word, lx->len) == 0;
+}
+
+static void note_word(struct words *w, const struct sqllex *lx)
+{
+	if (w->first == FIRST_NONE) {
+		w->first = is_word(lx, "INSERT")                            ? FIRST_INSERT
+			   : is_word(lx, "UPDATE") || is_word(lx, "DELETE") ? FIRST_CHANGE
+									    : FIRST_OTHER;
+	}
+	w->on |= is_word(lx, "ON");
+	w->do_update |= w->after_do && is_word(lx, "UPDATE");
+	w->where |= is_word(lx, "WHERE");
+	w->others |= is_word(lx, "SELECT") || is_word(lx, "RETURNING");
+	w->after_do = is_word(lx, "DO");
+}
+
+static struct replay_habits habits_of(const struct words *w)
+{
+	struct replay_habits h = {.may_differ = true, .may_draw = true};
+
+	if (w->first == FIRST_INSERT) {
+		h.upsert = w->on;
+		h.may_differ = w->others || (w->on && (!w->do_update || w->where));
+	} else if (w->first == FIRST_CHANGE) {
+		h.may_draw = false;
+	}
+	return h;
+}
+
+/* -- the text ---------------------------------------------------------------------------------- */
+
+char *replay_text(const char *text, size_t len, int64_t at_us, struct replay_habits *habits)
 {
 	struct growing g = begin(len);
 	char time[SQLITE_TIMESTAMP_MAX], literal[64];
 	char *copy = malloc(len + 2);
 	const char *from = copy;
+	struct words words = {0};
 	enum sql_token kind;
 	struct sqllex lx;
 
@@ -91,9 +134,13 @@ char *replay_text(const char *text, size_t len, int64_t at_us)
 			put_string(&g, literal);
 			from = lx.at + lx.len;
 		}
+		if (kind == SQL_WORD) {
+			note_word(&words, &lx);
+		}
 	}
 	put(&g, text + (from - copy), len - (size_t)(from - copy));
 	free(copy);
+	*habits = habits_of(&words);
 	return g.at;
 }
 

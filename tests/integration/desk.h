@@ -31,7 +31,8 @@ struct desk {
 	struct courier *courier;
 	void *server_priv[2];
 	unsigned nservers;
-	unsigned near, caught, failed, nconflicts, changes;
+	unsigned holds, near, caught, failed, nconflicts;
+	bool held; /* writes are to wait */
 	bool gone;
 	bool insist; /* ask again whenever a replay has failed */
 	bool drains; /* answer near_end by itself */
@@ -201,6 +202,14 @@ static inline char *desk_text(struct desk *d, const char *sql)
 
 /* -- the courier ------------------------------------------------------------------------------- */
 
+static void desk_hold(void *arg, bool hold)
+{
+	struct desk *d = arg;
+
+	d->holds += hold;
+	d->held = hold;
+}
+
 static void desk_near(void *arg)
 {
 	struct desk *d = arg;
@@ -235,11 +244,6 @@ static void desk_conflict(void *arg, const struct courier_conflict *c)
 	d->conflict = *c;
 }
 
-static void desk_changed(void *arg)
-{
-	((struct desk *)arg)->changes++;
-}
-
 static void desk_gone(void *arg)
 {
 	((struct desk *)arg)->gone = true;
@@ -272,11 +276,12 @@ static inline void desk_start_courier_with(
 		.mirror = mirror,
 		.nmirror = nmirror,
 		.mirror_interval_ns = interval_ms * 1000000u,
-		.events = {desk_near, desk_caught, desk_failed, desk_conflict, desk_changed},
+		.events = {desk_hold, desk_near, desk_caught, desk_failed, desk_conflict},
 		.arg = d};
 	char err[300];
 
-	d->near = d->caught = d->failed = d->nconflicts = 0;
+	d->holds = d->near = d->caught = d->failed = d->nconflicts = 0;
+	d->held = false;
 	d->gone = false;
 	if (courier_create(&opt, &d->courier, err, sizeof(err)) < 0) {
 		bail_out("%s", err);

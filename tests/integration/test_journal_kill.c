@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_journal_kill.c - kill -9 at any moment of writing and replaying, and connections that are
- * cut at any moment: every acknowledged write is in PostgreSQL once, in order.
+ * test_journal_kill.c - kill -9 at any moment of writing and replaying, of the broker and of the
+ * server, and connections that are cut at any moment: every acknowledged write is in PostgreSQL
+ * once, in order.
  *
  * A child process plays the broker: it writes numbered rows to SQLite, one by one or as
  * transactions, acknowledges each through a pipe, and replays all the while.  It is killed and
@@ -51,8 +52,7 @@ static void write_number(struct desk *d, int64_t n)
 	(void)desk_commit(d);
 }
 
-/* -- the child
- * -------------------------------------------------------------------------------------- */
+/* -- the child --------------------------------------------------------------------------------- */
 
 /* Hand back now and then: the end of a replay is as good a moment to die as any. */
 static void hand_back(struct desk *d)
@@ -86,8 +86,7 @@ _Noreturn static void play_broker(const char *name, const char *url, int acks)
 	}
 }
 
-/* -- the parent
- * ------------------------------------------------------------------------------------- */
+/* -- the parent -------------------------------------------------------------------------------- */
 
 static void sleep_us(unsigned us)
 {
@@ -218,7 +217,7 @@ static void test_crash(unsigned rows)
 	for (; d->caught == 0 && crashes < 3; crashes++) {
 		(void)desk_until(d,
 			d->caught > 0 || courier_replayed(d->courier) > crashes * rows / 4, 20000);
-		pg_stop(pg, PG_IMMEDIATE);
+		pg_stop(pg, crashes % 2 == 0 ? PG_KILL : PG_IMMEDIATE);
 		pg_restart(pg);
 	}
 	ok(desk_until(d, d->caught == 1, 60000),
