@@ -64,6 +64,11 @@ struct executor {
 	/* executor thread */
 	struct sqlite_run *run;
 	struct exec_job *held; /* taken from the inbox, to be run next */
+	unsigned joined; /* jobs of the group that is gathered */
+	unsigned company; /* as many are usually there */
+	uint64_t wait_until_ns; /* for them; 0: the wait has not begun */
+	uint64_t closed_ns; /* when nobody else was let in, 0: not yet */
+	uint64_t commit_ns; /* what a commit takes, on average */
 	uint64_t since_ns; /* a reader: when the job began */
 	uint32_t posted; /* blocks sent */
 	struct exec_msg ready, exited;
@@ -216,20 +221,56 @@ static struct exec_job *wait_job(struct executor *ex)
 	}
 }
 
+/* Nobody is there to join the group.  False: nor is it worth waiting. */
+static bool await_company(struct executor *ex)
+{
+	uint64_t now = doorbell_now();
+	uint32_t seen;
+
+	if (ex->joined >= ex->company) {
+		return false;
+	}
+	if (ex->wait_until_ns == 0) {
+		uint64_t ns = ex->commit_ns / 2;
+
+		ex->wait_until_ns = now + (ns < EXEC_WAIT_NS ? ns : EXEC_WAIT_NS);
+	}
+	if (now >= ex->wait_until_ns) {
+		return false;
+	}
+	seen = about_to_sleep(ex);
+	sleep_unless(ex, !queue_empty(&ex->inbox) || is_stopping(ex), seen, ex->wait_until_ns - now);
+	return true;
+}
+
 static struct exec_job *next_joining(void *arg)
 {
 	struct executor *ex = arg;
 	struct exec_job *job;
 
-	if (is_stopping(ex)) {
-		return NULL;
+	do {
+		job = is_stopping(ex) ? NULL : pop_job(ex);
+	} while (job == NULL && !is_stopping(ex) && await_company(ex));
+	if (job != NULL && sqlite_run_may_join(job)) {
+		ex->joined++;
+		return job;
 	}
-	job = pop_job(ex);
-	if (job != NULL && !sqlite_run_may_join(job)) {
-		ex->held = job;
-		return NULL;
+	ex->held = job;
+	ex->closed_ns = doorbell_now();
+	return NULL;
+}
+
+/* A group was committed: how many to expect next time, and for how long. */
+static void learn(struct executor *ex)
+{
+	if (ex->joined >= ex->company) {
+		ex->company = ex->joined;
+	} else {
+		ex->company -= (ex->company - ex->joined + 7) / 8;
 	}
-	return job;
+	if (ex->closed_ns != 0) {
+		ex->commit_ns = (3 * ex->commit_ns + doorbell_now() - ex->closed_ns) / 4;
+	}
 }
 
 static void answer(void *arg, struct exec_job *job)
@@ -317,8 +358,11 @@ static void work(struct executor *ex)
 		if (!ex->opt.writer) {
 			ex->since_ns = doorbell_now();
 		}
+		ex->joined = 1;
+		ex->wait_until_ns = ex->closed_ns = 0;
 		sqlite_run_job(ex->run, job);
 		uv_async_send(&ex->async);
+		learn(ex);
 	}
 	post(ex, &ex->failed.msg, EXEC_FAILED);
 	uv_async_send(&ex->async);

@@ -26,8 +26,10 @@
  * the start or when a session was to be cleaned; the loop then stops the executor.  EXEC_EXITED is
  * the last message.
  *
- * Group commit (executor.c tells how): autocommit writes that wait together are committed together.
- * None is answered before the commit that holds it is durable.
+ * Group commit (sqlite_run.h): autocommit writes that wait together are committed together.  None is
+ * answered before the commit that holds it is durable.  A group that is smaller than usual waits for
+ * up to half of what a commit takes lately: those that were answered with the last commit are on
+ * their way back, and would pay for a commit of their own.  Who is alone never waits.
  *
  * Cancel is precise: the executor looks at the flag of the job it runs.  It cannot hit another job,
  * so a cancel is settled when the flag is set.
@@ -44,6 +46,7 @@
 #define EXEC_BLOCKS 4u /* most blocks on their way through the loop */
 #define EXEC_GROUP 64u /* most statements in one commit */
 #define EXEC_GROUP_NS 10000000u /* no statement joins a group older than this */
+#define EXEC_WAIT_NS 1000000u /* no group waits longer for those that usually join */
 
 enum exec_kind {
 	EXEC_READY, /* the database is open */

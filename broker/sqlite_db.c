@@ -351,6 +351,10 @@ static int set_wal(struct sqlite_db *db, struct sqlite_failure *f)
 	return result;
 }
 
+/* KiB of pages, taken as they are needed.  SQLite's 2 MiB are meant for one of many processes; here a
+ * few connections read for all. */
+#define SQLITE_DB_CACHE "PRAGMA cache_size=-16384"
+
 static int configure(struct sqlite_db *db, struct sqlite_failure *f)
 {
 	static const struct {
@@ -371,7 +375,8 @@ static int configure(struct sqlite_db *db, struct sqlite_failure *f)
 	if (opt->writer && !opt->memory && set_wal(db, f) < 0) {
 		return -1;
 	}
-	if (run_text(db, "PRAGMA synchronous=FULL", f) < 0) {
+	if (run_text(db, "PRAGMA synchronous=FULL", f) < 0 ||
+		run_text(db, SQLITE_DB_CACHE, f) < 0) {
 		return -1;
 	}
 	if (!opt->writer && run_text(db, "PRAGMA query_only=ON", f) < 0) {

@@ -17,8 +17,8 @@
  * a write permanent, and COMMIT is never stopped, so a statement that is reported as cancelled or
  * failed has left nothing behind (SQLite's INSERT OR FAIL keeps half of its rows otherwise).
  *
- * Group commit.  While such a transaction is open, further autocommit writes that already wait join
- * it, each in a savepoint; never does one wait for others to come.  A member that fails is rolled
+ * Group commit.  While such a transaction is open, further autocommit writes join it, each in a
+ * savepoint, until the host has no more of them (it may wait a little).  A member that fails is rolled
  * back to its savepoint and fails alone.  The answers go out after the COMMIT, so they mean what
  * they would mean without the group.  If the whole transaction is lost (SQLite rolled it back, or
  * COMMIT failed), nothing of it is in the database and nobody was answered: the members run
@@ -37,7 +37,7 @@
 struct sqlite_run_host {
 	/* The connection is to end: stop what runs. */
 	bool (*stopping)(void *arg);
-	/* A job that waits already and may join a group, or NULL. */
+	/* Another job for the group, or NULL: it is to be committed. */
 	struct exec_job *(*next)(void *arg);
 	/* The job has ended. */
 	void (*answer)(void *arg, struct exec_job *job);
