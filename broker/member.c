@@ -59,8 +59,8 @@ bool member_is_ready(const struct member *m)
 static unsigned waiting(const struct member *m)
 {
 	struct pool *p = m->pool;
-	bool some = (p->writer == m && !cds_list_empty(&p->waiters[POOL_QUEUE_ALL])) ||
-		    (member_takes_reads(m) && !cds_list_empty(&p->waiters[POOL_QUEUE_READS]));
+	bool some = (p->writer == m && pool_wants(p, POOL_QUEUE_ALL)) ||
+		    (member_takes_reads(m) && pool_wants(p, POOL_QUEUE_READS));
 
 	/* Counting them would cost more than a connection too many, which stays idle. */
 	return some ? p->nwaiters : 0;
@@ -105,7 +105,20 @@ static unsigned reserved_by_others(const struct member *m)
 	return n;
 }
 
-/* One limit per server over all its pools. */
+/* Other pools that have fewer connections than their waiters need. */
+static unsigned hungry_others(const struct member *m)
+{
+	struct member *o;
+	unsigned n = 0;
+
+	cds_list_for_each_entry(o, &m->server->members, server_link)
+	{
+		n += o->pool != m->pool && waiting(o) > 0 && member_open(o) < wanted(o);
+	}
+	return n;
+}
+
+/* One limit per server over all its pools; an idle connection is opened in nobody's place. */
 static bool server_has_room(const struct member *m)
 {
 	unsigned max = (unsigned)m->server->config->max_connections;
@@ -116,13 +129,14 @@ static bool server_has_room(const struct member *m)
 	if (member_open(m) < (unsigned)config(m)->guaranteed) {
 		return m->server->open < max;
 	}
-	return m->server->open + reserved_by_others(m) < max;
+	return m->server->open + reserved_by_others(m) + (waiting(m) > 0 ? 0 : hungry_others(m)) <
+	       max;
 }
 
 /* The longest idle connection that o can spare. */
 static struct conn *spare_of(struct member *o)
 {
-	if (cds_list_empty(&o->in_state[CONN_IDLE]) || o->pool->nwaiters > 0 || o->split ||
+	if (cds_list_empty(&o->in_state[CONN_IDLE]) || waiting(o) > 0 || o->split ||
 		staying(o) <= (unsigned)config(o)->guaranteed) {
 		return NULL;
 	}
@@ -190,7 +204,7 @@ void member_grow(struct member *m)
 		struct conn *c;
 
 		if (!server_has_room(m)) {
-			if (m->pool->nwaiters > 0) {
+			if (waiting(m) > 0) {
 				take_room(m); /* there is room when it is closed */
 			}
 			return;

@@ -210,6 +210,11 @@ static struct request *first_eligible(struct pool *p, enum pool_queue q)
 	return NULL;
 }
 
+bool pool_wants(struct pool *p, enum pool_queue q)
+{
+	return first_eligible(p, q) != NULL;
+}
+
 static void dequeue(struct pool *p, struct request *r)
 {
 	cds_list_del(&r->link);

@@ -99,6 +99,8 @@ void pool_queue(struct pool *p, struct request *r);
 void pool_requeue(struct pool *p, struct request *r);
 /* Leave the queue. */
 void pool_unqueue(struct pool *p, struct request *r);
+/* Does anybody wait who may have another connection? */
+bool pool_wants(struct pool *p, enum pool_queue q);
 /* Serve waiters while connections can be given. */
 void pool_dispatch(struct pool *p);
 /* Why somebody waited in vain: counts, who holds connections, the last connect error. */

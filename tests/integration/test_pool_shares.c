@@ -189,6 +189,33 @@ static void test_guarantee(void)
 	behave_end(&t);
 }
 
+/* Who waits at a cap has no use for the connections that are idle. */
+static void test_capped_pool_spares(void)
+{
+	struct behave t = behave_start("",
+		SETTINGS("server local.max_connections=2", "pool main.max_size=2",
+			"pool main.max_per_uid=1", "pool vip.servers=local", "pool vip.max_size=2",
+			"pool vip.min_idle=0", "pool vip.init_fail_timeout=0"));
+	struct broker *other = behave_attach(t.proc);
+	struct broker_call vip = {.pool = "vip"};
+	struct broker_lease *l;
+	uint64_t second;
+
+	ok(wait_until(behave_conns(t.proc, "idle") == 2, LONG_MS), "one pool has the whole server");
+	l = behave_hold(t.b, NULL, "affect 1");
+	second = behave_submit(other, NULL, "affect 1");
+	ok(is_waiting(&t, 1), "a user's second request waits at a cap of one");
+	is_int(behave_conns(t.proc, "idle"), 1, "beside a connection that is idle");
+	is_int(behave_run(other, &vip, "affect 1"), 0, "another pool gets that");
+	ok(wait_until(open_of(&t, "main") == 1 && open_of(&t, "vip") == 1, LONG_MS),
+		"within the limit of the server");
+	is_int(behave_waiting(t.proc), 1, "the request waits on");
+	broker_release(&l);
+	is_int(broker_collect(other, second, LONG_MS, NULL, NULL), 0, "and is served in its turn");
+	broker_detach(&other);
+	behave_end(&t);
+}
+
 /* -- time-outs --------------------------------------------------------------------------------- */
 
 static void test_query_timeout(void)
@@ -232,6 +259,7 @@ int main(void)
 	test_tag_cap();
 	test_uid_cap();
 	test_guarantee();
+	test_capped_pool_spares();
 	test_query_timeout();
 	test_transaction_timeout();
 	return done_testing();
