@@ -353,6 +353,20 @@ static bool met_readonly_server(const struct request *r, const struct failure *f
 	       r->state == REQUEST_RUNNING && r->op == REQ_EXEC;
 }
 
+/*
+ * Is it the session that takes no writes, and not its user's doing?  Nothing was touched, and r ran in
+ * a transaction that it began itself, or the broker for it.
+ */
+static bool found_it_readonly(const struct request *r)
+{
+	const struct conn *c = r->conn;
+
+	if (r->stmt->traits & STMT_SUSPECT) {
+		return false;
+	}
+	return r->lease == NULL || (!c->dirty && (c->tx == CONN_TX_IDLE || r->lease->gate));
+}
+
 void request_failed(struct request *r, const struct failure *f)
 {
 	struct failure t;
@@ -372,6 +386,9 @@ void request_failed(struct request *r, const struct failure *f)
 	if (met_readonly_server(r, f)) {
 		struct server *s = r->conn->member->server;
 
+		if (found_it_readonly(r)) { /* others would meet it again, after the server has changed */
+			r->conn->retire = true;
+		}
 		if (r->session != NULL && r->lease == NULL && r->sends < 2 && !r->cancel_wanted &&
 			!r->delivered && !r->io->stopping) {
 			repeat(r); /* it had no effect; if this is the writer after all, it stays */

@@ -112,6 +112,55 @@ static void test_readonly_in_a_lease(void)
 	is_int(number("SELECT count(*) FROM w"), 0, "nothing was written");
 }
 
+#define SESSIONS "pg_stat_activity WHERE application_name = 'shmbroker'"
+
+/* A session that was begun when the database took no writes, which it does again. */
+static void test_session_that_takes_no_writes(void)
+{
+	int64_t old = number("SELECT pg_backend_pid()");
+
+	pg_do(t.pg, "ALTER DATABASE postgres SET default_transaction_read_only = on");
+	pg_do(t.pg, "SELECT pg_terminate_backend(pid) FROM " SESSIONS);
+	ok(wait_until(pg_int(t.pg, "SELECT count(*) FROM " SESSIONS " AND pid <> %lld",
+			      (long long)old) == 1, 10000),
+		"a connection is made while the database takes no writes");
+	pg_do(t.pg, "ALTER DATABASE postgres RESET default_transaction_read_only");
+	is_int(case_run(t.b, NULL, "INSERT INTO w VALUES (250)"), 0, "a write goes to a better one");
+	is_int(case_run(t.b, NULL, "INSERT INTO w VALUES (250)"), 0, "and the next");
+	is_int(number("SELECT count(*) FROM w WHERE a = 250"), 2, "each was done once");
+}
+
+/* Who makes his own statement read-only is no reason to make a new connection. */
+static void test_own_doing_keeps_the_session(void)
+{
+	int64_t pid = number("SELECT pg_backend_pid()");
+	struct broker_call in = {0};
+
+	is_int(case_run(t.b, &reads, "INSERT INTO w VALUES (1)"), BROKER_E_DATABASE,
+		"a write that was declared a read");
+	is_int(broker_begin(t.b, &reads, &in.lease), 0, "a read-only transaction");
+	is_int(case_run(t.b, &in, "INSERT INTO w VALUES (1)"), BROKER_E_DATABASE, "that writes");
+	broker_rollback(&in.lease);
+	is_int(broker_begin(t.b, NULL, &in.lease), 0, "a transaction");
+	is_int(case_run(t.b, &in, "SET TRANSACTION READ ONLY"), 0, "that makes itself read-only");
+	is_int(case_run(t.b, &in, "INSERT INTO w VALUES (1)"), BROKER_E_DATABASE, "and writes");
+	broker_rollback(&in.lease);
+	is_int(broker_lease(t.b, NULL, &in.lease), 0, "a lease");
+	ok(case_run(t.b, &in, "BEGIN READ ONLY") == 0 &&
+			case_run(t.b, &in, "INSERT INTO w VALUES (1)") == BROKER_E_DATABASE &&
+			case_run(t.b, &in, "ROLLBACK") == 0,
+		"that does the same");
+	is_int(case_run(t.b, &in, "SET default_transaction_read_only = on"), 0, "for good");
+	is_int(case_run(t.b, &in, "INSERT INTO w VALUES (1)"), BROKER_E_DATABASE, "and writes");
+	broker_release(&in.lease);
+	pg_do(t.pg, "CREATE SEQUENCE s");
+	is_int(case_run(t.b, NULL,
+		       "SELECT set_config('transaction_read_only', 'on', true), nextval('s')"),
+		BROKER_E_DATABASE, "a statement that makes itself read-only");
+	is_str(case_sqlstate(t.b), "25006", "is refused like the others");
+	is_int(number("SELECT pg_backend_pid()"), pid, "and the connection stays");
+}
+
 static void test_server_side_timeout_is_not_repeated(void)
 {
 	int64_t start;
@@ -187,6 +236,8 @@ int main(void)
 	test_failure_at_the_end_of_a_group();
 	test_lost_statement_spoils_its_transaction();
 	test_readonly_in_a_lease();
+	test_session_that_takes_no_writes();
+	test_own_doing_keeps_the_session();
 	test_server_side_timeout_is_not_repeated();
 	test_stalled_reader_dies();
 	test_stop_with_waiters();
