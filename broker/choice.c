@@ -233,26 +233,37 @@ static struct conn *free_in(struct member *m, const struct request *r, const str
 	return c != NULL ? c : idle_in(m, r, older);
 }
 
-static struct conn *pick_roaming(struct pool *p, const struct request *r, const struct request *older)
+/* Of the servers that have a connection for r, the one with the least work; not those in `tried`. */
+static struct member *least_used(struct pool *p, const struct request *r, const struct request *older,
+	unsigned tried)
 {
 	struct member *least = NULL;
-	struct conn *c, *best = NULL;
 
-	/* Free connections first, of the server with the least work, from another one each time. */
 	for (unsigned i = 0; i < p->nmembers; i++) {
 		struct member *m = p->member[(p->turn + i) % p->nmembers];
 
-		if (may_read(m, r) &&
+		if ((tried >> m->index & 1) == 0 && may_read(m, r) &&
 			has_free(m, r) && (takes_slow(m) || !choice_is_slow(p, r)) &&
 			(least == NULL || member_used(m) < member_used(least)) &&
 			!(older != NULL && claims(older, m) && !m->split)) {
 			least = m;
 		}
 	}
-	c = least != NULL ? free_in(least, r, older) : NULL;
-	if (c != NULL) {
-		p->turn = (least->index + 1) % p->nmembers;
-		return c;
+	return least;
+}
+
+static struct conn *pick_roaming(struct pool *p, const struct request *r, const struct request *older)
+{
+	struct conn *c, *best = NULL;
+	struct member *m;
+
+	/* Free connections first, from another server each time; the next if that has to be tested. */
+	for (unsigned tried = 0; (m = least_used(p, r, older, tried)) != NULL; tried |= 1u << m->index) {
+		c = free_in(m, r, older);
+		if (c != NULL) {
+			p->turn = (m->index + 1) % p->nmembers;
+			return c;
+		}
 	}
 	for (unsigned i = 0; i < p->nmembers; i++) {
 		c = may_read(p->member[i], r) ? shared_in(p->member[i], r, older) : NULL;

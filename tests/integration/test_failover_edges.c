@@ -2,7 +2,8 @@
 /*
  * test_failover_edges.c - what happens to a few on the day of a failover: transactions on old
  * credentials, a former primary that goes on, rows that were delivered before a write met a server
- * that takes none, a doubt that cannot be settled since the server is full.
+ * that takes none, a doubt that cannot be settled since the server is full, a connection that has to be
+ * tested while another server could serve.
  */
 #include "behave.h"
 #include "cluster.h"
@@ -138,6 +139,29 @@ static void test_doubt_of_a_full_server(struct cluster *c)
 	end();
 }
 
+/* The next in turn was idle for long, and has to be tested first; the other serves meanwhile. */
+static void test_read_passes_a_test(struct cluster *c)
+{
+	static const struct broker_call reads = {.flags = BROKER_READONLY};
+	int64_t begun, waits;
+
+	configure(c, "user = app\nread_from = any\nvalidate_after_idle = 3s");
+	start();
+	ok(wait_until(behave_conns(proc, "idle") == 4, PATIENCE_MS), "two connections to each server");
+	ok(wait_until(behave_run(b, &reads, "SELECT 1") == 0 &&
+				  strcmp(broker_last_server(b), "a") == 0,
+		   PATIENCE_MS),
+		"the next read is for the other server");
+	for (begun = wait_clock_ms(); behave_since(begun) < 3500;) {
+		(void)!behave_run(b, NULL, "INSERT INTO t VALUES (5)"); /* this one is not idle */
+	}
+	waits = behave_metric(proc, "broker_waits_total", "");
+	is_int(behave_run(b, &reads, "SELECT 1"), 0, "whose connections were idle for long");
+	is_str(broker_last_server(b), "a", "the first serves it");
+	is_int(behave_metric(proc, "broker_waits_total", "") - waits, 0, "at once");
+	end();
+}
+
 int main(void)
 {
 	struct cluster *c;
@@ -158,6 +182,7 @@ int main(void)
 	}
 	test_rows_before_refusal(c);
 	test_doubt_of_a_full_server(c);
+	test_read_passes_a_test(c);
 	test_two_primaries(c);
 	cluster_remove(&c);
 	free(file);
