@@ -17,6 +17,7 @@
 static struct broker_proc *proc;
 static struct broker *b;
 static char *file;
+static const char *health_interval = "100ms";
 
 static void configure(struct cluster *c, const char *pool)
 {
@@ -26,8 +27,8 @@ static void configure(struct cluster *c, const char *pool)
 		bail_out("cannot write %s", file);
 	}
 	for (unsigned i = 0; i < cluster_size(c); i++) {
-		fprintf(f, "[server %s]\nurl = host=%s dbname=postgres\nhealth_interval = 100ms\n",
-			cluster_name(i), pg_host(cluster_server(c, i)));
+		fprintf(f, "[server %s]\nurl = host=%s dbname=postgres\nhealth_interval = %s\n",
+			cluster_name(i), pg_host(cluster_server(c, i)), health_interval);
 	}
 	fprintf(f, "[pool main]\nservers = a%s\nacquire_timeout = 10s\nmax_size = 2\n%s\n",
 		cluster_size(c) > 1 ? ", b" : "", pool);
@@ -103,7 +104,9 @@ static void test_rows_before_refusal(struct cluster *c)
 	unsigned n = 0;
 	int rc;
 
+	health_interval = "60s"; /* the write is to meet the server before a probe does */
 	configure(c, "user = app");
+	health_interval = "100ms";
 	start();
 	cluster_set_read_only(c, 0, true);
 	rc = broker_exec(b, sql, 0, NULL, NULL, &r);
