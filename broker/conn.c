@@ -251,6 +251,8 @@ void conn_start(struct conn *c, struct request *r, unsigned begin)
 	}
 	c->turn_sends += request_is_quick(r);
 	c->statements++;
+	board_pool_count(c->io->board, c->pool->index, POOL_METRIC_SENDS, 1);
+	board_pool_count(c->io->board, c->pool->index, POOL_METRIC_SENDS_IN_FLIGHT, c->ninflight);
 	c->dirty = c->dirty || c->pool->config->reset == RESET_ALWAYS;
 	if (shared) {
 		board_pool_count(c->io->board, c->pool->index, POOL_METRIC_SHARED_SENDS, 1);
