@@ -66,7 +66,6 @@ struct handshake {
 	uv_timer_t timer;
 	unsigned handles;
 	struct session *session; /* segments sent, waiting for ready */
-	struct session_fds fds;
 	struct cds_list_head link;
 };
 
@@ -340,7 +339,9 @@ static void offer_segments(struct handshake *hs, const struct attach_hello *hell
 	struct session_identity id = {.pid = cred->pid, .uid = cred->uid, .gid = cred->gid};
 	uint32_t kib = hello->result_kib != 0 ? hello->result_kib
 					      : (uint32_t)io->config->broker.result_kib;
+	struct session_fds fds;
 	struct attach_reply r;
+	bool sent;
 	int err;
 
 	memcpy(id.name, hello->name, sizeof(id.name) - 1);
@@ -349,7 +350,7 @@ static void offer_segments(struct handshake *hs, const struct attach_hello *hell
 		refuse(hs, FAIL_REFUSED, "the worker's process cannot be watched", cred->pid);
 		return;
 	}
-	err = session_create(io, hs->sock, &id, pool, kib, &hs->session, &hs->fds);
+	err = session_create(io, hs->sock, &id, pool, kib, &hs->session, &fds);
 	if (err < 0) {
 		char text[128];
 
@@ -365,13 +366,14 @@ static void offer_segments(struct handshake *hs, const struct attach_hello *hell
 	r.incarnation = session_incarnation(hs->session);
 	r.max_request = (uint64_t)io->config->broker.max_request;
 	r.default_timeout_ms = (uint64_t)io->config->broker.default_timeout;
-	int fds[4] = {board_fd(io->board), hs->fds.w, hs->fds.b, hs->fds.bell};
+	int pass[4] = {board_fd(io->board), fds.w, fds.b, fds.bell};
 
-	if (!send_reply(hs->sock, &r, fds, 4)) {
+	sent = send_reply(hs->sock, &r, pass, 4);
+	close(fds.w);
+	close(fds.b);
+	if (!sent) {
 		struct session *s = hs->session;
 
-		close(hs->fds.w);
-		close(hs->fds.b);
 		end_handshake(hs, true);
 		session_end(s, "gone while attaching");
 	}
@@ -427,21 +429,16 @@ static void on_hello(struct handshake *hs)
 static void on_ready_message(struct handshake *hs)
 {
 	struct session *s = hs->session;
-	struct session_fds fds = hs->fds;
 	struct attach_ready ready;
 	ssize_t n = receive(hs->sock, &ready, sizeof(ready), NULL);
-	int err = -EPROTO;
 
 	if (n == -EAGAIN || n == -EINTR) {
 		return;
 	}
 	end_handshake(hs, true); /* before the session polls the same descriptor */
 	if (n == (ssize_t)sizeof(ready) && ready.magic == ATTACH_MAGIC) {
-		err = session_ready(s, &fds);
-	}
-	close(fds.w);
-	close(fds.b);
-	if (err < 0) {
+		session_ready(s);
+	} else {
 		session_end(s, "gone while attaching");
 	}
 }
@@ -464,10 +461,6 @@ static void on_handshake_timeout(uv_timer_t *t)
 	struct handshake *hs = t->data;
 	struct session *s = hs->session;
 
-	if (s != NULL) {
-		close(hs->fds.w);
-		close(hs->fds.b);
-	}
 	end_handshake(hs, s != NULL);
 	if (s != NULL) {
 		session_end(s, "took too long to attach");

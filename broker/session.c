@@ -27,6 +27,10 @@
 #define MAX_LEASES 1024u
 /* A lease asks with a tag and nothing else. */
 #define LEASE_BODY_MAX 4096u
+/* After so long without a request, what results have touched beyond the first blocks goes back: they
+ * are enough for one small statement at a time. */
+#define QUIET_NS UINT64_C(1000000000)
+#define QUIET_BLOCKS 2u
 /* Empty bells in one tick before a worker's bell is ignored and it is polled on ticks instead. */
 #define BELL_SPAM 20000u
 
@@ -73,6 +77,8 @@ struct session {
 	struct chunk chunk[CHAN_MAX_BLOCKS];
 	unsigned nblocks, free_blocks;
 	unsigned needy; /* admitted requests that hold no block; free_blocks >= needy */
+	unsigned touched; /* blocks from here on were not used since trim_arena */
+	uint64_t trimmed_ns;
 
 	struct cds_list_head requests; /* all not ended, struct request.session_link */
 	struct cds_list_head unadmitted; /* struct request.link */
@@ -383,6 +389,7 @@ static bool allocate_chunk(struct session *s, struct request *r)
 			continue;
 		}
 		mark(s, first, n, true);
+		s->touched = first + n > s->touched ? first + n : s->touched;
 		s->chunk[first] = (struct chunk){.blocks = (uint16_t)n, .owner = r};
 		r->out.held++;
 		if (r->out.needy) {
@@ -1397,13 +1404,8 @@ err_free:
 	return err;
 }
 
-int session_ready(struct session *s, struct session_fds *fds)
+void session_ready(struct session *s)
 {
-	int err = segment_seal_future_write(fds->w);
-
-	if (err < 0) {
-		return err;
-	}
 	s->state = SESSION_READY;
 	board_count(s->io->board, METRIC_ATTACHES, 1);
 	board_adjust(s->io->board, METRIC_WORKERS_ATTACHED, 1);
@@ -1416,7 +1418,6 @@ int session_ready(struct session *s, struct session_fds *fds)
 	session_set_need_wake(s, 0);
 	set_hot(s, true);
 	log_debug("worker %d (%s): attached", s->id.pid, s->id.name);
-	return 0;
 }
 
 void session_mirror(struct session *s)
@@ -1447,16 +1448,51 @@ void session_count_error(struct session *s)
 	s->errors++;
 }
 
+/* Give the pages of free blocks back, see session.h.  Best effort: they are free in any case. */
+static void trim_arena(struct session *s)
+{
+	unsigned first = QUIET_BLOCKS, end = QUIET_BLOCKS;
+
+	for (unsigned i = QUIET_BLOCKS; i <= s->touched; i++) {
+		bool last = i == s->touched, used = !last && !run_is_free(s, i, 1);
+
+		if (!used && !last) {
+			continue;
+		}
+		if (i > first) {
+			(void)madvise(s->arena_out + (size_t)first * CHAN_BLOCK,
+				(size_t)(i - first) * CHAN_BLOCK, MADV_REMOVE);
+		}
+		first = i + 1;
+		end = used ? first : end;
+	}
+	s->touched = end;
+}
+
+/* The clock was read for this turn of the loop already. */
+static void trim_when_quiet(struct session *s)
+{
+	uint64_t now = io_now(s->io);
+
+	if (s->touched > QUIET_BLOCKS && now - s->active_ns >= QUIET_NS &&
+		now - s->trimmed_ns >= QUIET_NS) {
+		s->trimmed_ns = now;
+		trim_arena(s);
+	}
+}
+
 void session_tick(struct session *s)
 {
 	if (s->state == SESSION_ATTACHING) {
 		return;
 	}
 	s->empty_bells = 0;
-	if (s->bell_ignored && s->state == SESSION_READY && ring_in_pending(&s->sub) != 0) {
+	/* Blocks that are given back without a bell, and workers whose bell is ignored. */
+	if (s->state == SESSION_READY && !s->hot && ring_in_pending(&s->sub) != 0) {
 		session_poll(s);
 	}
 	if (s->state != SESSION_ENDED) {
+		trim_when_quiet(s);
 		session_mirror(s);
 	}
 }

@@ -16,6 +16,13 @@
  * a request is admitted only when that guarantee can be given.  So a worker that leaves results
  * unread delays its own requests, and no order of reading can deadlock.
  *
+ * Once the worker has asked for nothing for a second, what free blocks have touched goes back to the
+ * system, but for the first few.  Nobody can notice: only this thread writes the arena, free is what
+ * the private books say, and a block is free only when no request fills it and the worker, if it
+ * ever got it, has given it back.  What a worker holds stays, so one that is stopped in the middle
+ * of a result loses nothing of it.  Promises to requests (`needy`) are numbers of blocks, not blocks.
+ * The request arena is the worker's to give back (outbox.h): it may be writing there at any moment.
+ *
  * I/O thread only.
  */
 #ifndef BROKER_SESSION_H
@@ -35,16 +42,16 @@ struct session_identity {
 
 /*
  * Create segments and register; sock (owned by the session on success) is the attach socket.
- * fds receives W, B and the eventfd to send to the worker; the caller closes them afterwards with
- * session_sent_fds().  0 or -errno.
+ * fds receives W, B and the eventfd to send to the worker; the caller closes W and B afterwards.
+ * 0 or -errno.
  */
 struct session_fds {
 	int w, b, bell;
 };
 int session_create(struct io *io, int sock, const struct session_identity *id, unsigned pool,
 	uint32_t result_kib, struct session **out, struct session_fds *fds) must_use;
-/* The worker has mapped W: no further writable mapping from now on.  Starts serving. */
-int session_ready(struct session *s, struct session_fds *fds) must_use;
+/* The worker has mapped its segments.  Starts serving. */
+void session_ready(struct session *s);
 
 /* Its eventfd rang. */
 void session_bell(struct session *s);

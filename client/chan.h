@@ -157,6 +157,12 @@ uint64_t chan_now(struct chan *c);
  * them along: the broker cannot run out of blocks as long as three quarters are on its side.
  */
 void chan_flush(struct chan *c, bool all);
+/*
+ * Nothing is on its way and nothing is to be collected: the worker may do something else for long.
+ * What its results and bodies have touched is given back, chunks without ringing: a broker that
+ * sleeps looks at its next tick, when it has time to give the pages to the system.
+ */
+void chan_rest(struct chan *c);
 /* Is the broker still there?  Looks at the word in B only (_word), or at the socket as well, from
  * which it takes bell bytes.  If not the channel is marked lost. */
 void chan_check_word(struct chan *c);

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #define HOME_PART 64u /* of the arena, a page: enough for one statement at a time */
 
@@ -37,16 +38,19 @@ static bool fits(const struct outbox *o, uint64_t len)
 	return place(o, len) + len - o->head <= o->size;
 }
 
-/* Take back what the broker has copied. */
+/* Take back what the broker has copied.  A descriptor without a body that was pushed before the
+ * positions went home says less than is known. */
 static void reclaim(struct outbox *o)
 {
 	uint64_t head = observe(o->ring.head); /* pairs with ring_retire */
+	uint64_t end;
 
 	if (o->ring.next - head > o->ring.count || head == o->ring.seen_head) {
 		return;
 	}
 	o->ring.seen_head = head;
-	o->head = o->end[(head - 1) & (o->ring.count - 1)];
+	end = o->end[(head - 1) & (o->ring.count - 1)];
+	o->head = end > o->head ? end : o->head;
 }
 
 /*
@@ -56,7 +60,7 @@ static void reclaim(struct outbox *o)
 static void go_home(struct outbox *o)
 {
 	reclaim(o);
-	if (o->ring.seen_head == o->ring.next) {
+	if (o->head == o->next) {
 		o->next += o->size - o->next % o->size;
 		o->head = o->next;
 	}
@@ -78,8 +82,27 @@ bool outbox_has_room(struct outbox *o, uint64_t len)
 
 unsigned char *outbox_span(struct outbox *o, uint64_t len, uint64_t *off)
 {
+	uint64_t at;
+
 	*off = place(o, len);
-	return o->arena + *off % o->size;
+	at = *off % o->size;
+	o->used = at + len > o->used ? at + len : o->used;
+	return o->arena + at;
+}
+
+void outbox_trim(struct outbox *o, uint64_t now_ns)
+{
+	if (now_ns - o->trimmed_ns < OUTBOX_REST_NS) {
+		return;
+	}
+	go_home(o);
+	if (o->head != o->next) {
+		return;
+	}
+	/* Best effort: an older broker has sealed the segment, and then it stays as it is. */
+	(void)madvise(o->arena + SHM_PAGE, o->used - SHM_PAGE, MADV_REMOVE);
+	o->used = 0;
+	o->trimmed_ns = now_ns;
 }
 
 uint64_t outbox_push(struct outbox *o, const struct shm_request *d)

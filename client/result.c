@@ -101,6 +101,9 @@ void result_release(struct broker_result *r)
 	} else {
 		result_free(r);
 	}
+	if (c->in_flight == 0 && c->open == 0) {
+		chan_rest(c);
+	}
 	chan_unref(c);
 }
 

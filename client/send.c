@@ -13,6 +13,7 @@
 #include <string.h>
 
 #define END_WAIT_NS UINT64_C(1000000000) /* for room, before the end of a lease is owed */
+#define REST_BLOCKS 2u /* that a worker at rest may have due */
 
 static int out_of_time(struct chan *c)
 {
@@ -390,19 +391,38 @@ static void pay_owed(struct chan *c)
 	}
 }
 
+static void push_due(struct chan *c)
+{
+	while (c->in.ndue > 0 && outbox_has_room(&c->out, 0)) {
+		struct shm_request nop = {.op = REQ_NOP, .id = next_id(c, 0)};
+
+		(void)push(c, &nop);
+	}
+}
+
 void chan_flush(struct chan *c, bool all)
 {
 	if (!TAILQ_EMPTY(&c->owed)) {
 		pay_owed(c);
 	}
 	if (all || (c->in.held + c->in.due_blocks) * 4 >= c->in.nblocks) {
-		while (c->in.ndue > 0 && outbox_has_room(&c->out, 0)) {
-			struct shm_request nop = {.op = REQ_NOP, .id = next_id(c, 0)};
-
-			(void)push(c, &nop);
-		}
+		push_due(c);
 	}
 	chan_publish(c);
+}
+
+void chan_rest(struct chan *c)
+{
+	if (c->gone != 0) {
+		return;
+	}
+	if (c->in.due_blocks > REST_BLOCKS) {
+		push_due(c);
+		(void)outbox_publish(&c->out);
+	}
+	if (outbox_is_large(&c->out)) {
+		outbox_trim(&c->out, doorbell_now());
+	}
 }
 
 /* -- the board ------------------------------------------------------------------------------- */

@@ -342,7 +342,7 @@ struct shm_error {
  *                      message on the inherited socket that carries one end of a new socket pair)
  *   broker -> worker   struct attach_reply, with the descriptors S, W, B, eventfd (workers) or
  *                      S, Q (monitors), in that order; on error none, and a text
- *   worker -> broker   struct attach_ready, after mapping; the broker then seals W
+ *   worker -> broker   struct attach_ready, after mapping; the broker then serves it
  *   broker -> worker   single bytes, only for CHAN_SLEEP_SOCKET; end of file = the broker is gone
  */
 #define ATTACH_MAGIC UINT32_C(0x4b524253)

@@ -172,13 +172,45 @@ int segment_header_write(int fd, const struct shm_header *h)
 	return n == (ssize_t)sizeof(magic) ? 0 : n < 0 ? -errno : -EIO;
 }
 
+/* Seals after which nobody can resize it, nor take or add a seal. */
+static int add_seals(int fd, uint32_t role)
+{
+	int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+
+	if (role == SHM_ROLE_BOARD || role == SHM_ROLE_SLOW) {
+		seals |= F_SEAL_FUTURE_WRITE;
+	}
+	return fcntl(fd, F_ADD_SEALS, seals) < 0 ? -errno : 0;
+}
+
+/* *fd becomes one for reading, and nobody but our own user can open the memfd anew. */
+static int make_read_only(int *fd)
+{
+	char path[32];
+	int reader;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", *fd);
+	reader = open(path, O_RDONLY | O_CLOEXEC);
+	if (reader < 0) {
+		return -errno;
+	}
+	if (fchmod(reader, 0) < 0) {
+		int err = -errno;
+
+		close(reader);
+		return err;
+	}
+	close(*fd);
+	*fd = reader;
+	return 0;
+}
+
 int segment_create(const char *name, uint32_t role, uint64_t incarnation,
 	const struct segment_identity *id, const struct segment_plan *plan, unsigned nplan, void **map,
 	uint64_t *len)
 {
 	struct shm_header h;
 	int prot = role == SHM_ROLE_WORKER ? PROT_READ : PROT_READ | PROT_WRITE;
-	int seals = F_SEAL_SHRINK | F_SEAL_GROW;
 	int err, fd;
 	void *m;
 
@@ -201,11 +233,11 @@ int segment_create(const char *name, uint32_t role, uint64_t incarnation,
 		err = -errno;
 		goto err_fd;
 	}
-	if (role != SHM_ROLE_WORKER) {
-		seals |= F_SEAL_FUTURE_WRITE | F_SEAL_SEAL;
+	err = add_seals(fd, role);
+	if (err == 0 && role == SHM_ROLE_BROKER) {
+		err = make_read_only(&fd);
 	}
-	if (fcntl(fd, F_ADD_SEALS, seals) < 0) {
-		err = -errno;
+	if (err < 0) {
 		goto err_map;
 	}
 	(void)madvise(m, h.total_len, MADV_DONTFORK); /* children of the broker get none of it */
@@ -217,19 +249,6 @@ err_map:
 err_fd:
 	close(fd);
 	return err;
-}
-
-int segment_seal_future_write(int fd)
-{
-	int have = fcntl(fd, F_GET_SEALS);
-
-	if (have < 0) {
-		return -errno;
-	}
-	if (have & F_SEAL_SEAL) { /* sealed by its receiver: fine if it is at least as tight */
-		return have & (F_SEAL_FUTURE_WRITE | F_SEAL_WRITE) ? 0 : -EPERM;
-	}
-	return fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SEAL) < 0 ? -errno : 0;
 }
 
 static int verify_header(const struct shm_header *h, uint32_t role, uint64_t len)

@@ -3,10 +3,18 @@
  * segment.h - memfds with a self-describing header: create, seal, map, verify.
  *
  * The broker creates every segment.  W and B are memfds; S and Q are files (segfile.h), or memfds
- * where nobody needs to find them.  The broker's own mapping of S, Q and B is writable and made before
- * F_SEAL_FUTURE_WRITE; whoever receives the descriptor can then only map it read-only, also through
- * /proc/self/fd.  W is sealed against resizing at once and against further writable mappings as soon
- * as the worker has mapped it (segment_seal_future_write after struct attach_ready).
+ * where nobody needs to find them.  None can be resized, so no mapping of anybody loses its pages.
+ * Who may write, besides the broker in S, Q and B, by the mapping that it makes here:
+ *
+ *   S, Q   nobody: F_SEAL_FUTURE_WRITE, after the broker has mapped them
+ *   B      nobody: the descriptor that is passed on was opened for reading, and the mode of the
+ *          memfd lets no other user open it anew
+ *   W      whoever holds the descriptor: the worker
+ *
+ * B is not sealed since the kernel gives nothing back of memory that is: the broker takes away the
+ * pages of results that are done with (MADV_REMOVE on its mapping).  A worker of the broker's own
+ * user could change the mode and write into its B all the same, and so mislead itself: the broker
+ * reads nothing back from B, but for the bell, of which any value will do.  docs/decisions/0026.
  *
  * No function keeps or closes a descriptor it was given, unless it says so.
  */
@@ -42,7 +50,7 @@ bool segment_writer_alive(const struct shm_header *h);
 /*
  * Create a memfd named `name`, sized and with a header for the planned sections, magic stored last.
  * *map gets the broker's mapping (read-write for S, Q, B, read-only for W) and *len its length.
- * Returns the descriptor, owned by the caller, or -errno.
+ * Returns the descriptor to pass on, owned by the caller, or -errno.
  */
 int segment_create(const char *name, uint32_t role, uint64_t incarnation,
 	const struct segment_identity *id, const struct segment_plan *plan, unsigned nplan, void **map,
@@ -53,9 +61,6 @@ int segment_create(const char *name, uint32_t role, uint64_t incarnation,
 void segment_header_init(struct shm_header *h, uint32_t role, uint64_t incarnation,
 	const struct segment_identity *id, const struct segment_plan *plan, unsigned nplan);
 int segment_header_write(int fd, const struct shm_header *h) must_use;
-
-/* No further writable mapping, write, resize or hole; also F_SEAL_SEAL.  0 or -errno. */
-int segment_seal_future_write(int fd) must_use;
 
 /*
  * Map a segment received from the broker and check its header: magic, version, role, length, every

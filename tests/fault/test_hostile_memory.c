@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * test_hostile_memory.c - what a worker can do to the segments it was given: nothing but write into
- * the mapping of W it made before it was ready.
+ * W, and empty it, which harms nobody else.
  *
  * Run by root, the hostile worker is another user, as it should be where workers are not trusted.
  * Otherwise it is the broker's own user, and what one user id cannot keep apart is left out.
@@ -25,10 +25,6 @@
 #include <sys/stat.h>
 #include <grp.h>
 #include <unistd.h>
-
-#ifndef F_SEAL_FUTURE_WRITE
-#define F_SEAL_FUTURE_WRITE 0x0010
-#endif
 
 /* Checks are made in the hostile process and told by the test. */
 struct finding {
@@ -104,20 +100,29 @@ static void try_reopen(const char *name, int fd, uint64_t len)
 	found(done == 0, "%s: opened again through /proc/self/fd it cannot be written", name);
 }
 
-static void try_all(const char *name, int fd, uint64_t len)
+/* What nobody may do to any of them, or mappings would lose their pages. */
+static void try_resize(const char *name, int fd, uint64_t len)
 {
 	off_t size = lseek(fd, 0, SEEK_END);
 
 	found(ftruncate(fd, 0) < 0, "%s: cannot be cut short", name);
 	found(ftruncate(fd, (off_t)len * 2) < 0, "%s: cannot be made longer", name);
+	found(fallocate(fd, 0, (off_t)len, 4096) < 0, "%s: nothing can be allocated behind it",
+		name);
+	found(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE) < 0, "%s: no seal can be added", name);
+	found(lseek(fd, 0, SEEK_END) == size, "%s: has the length it had", name);
+}
+
+static void try_all(const char *name, int fd, uint64_t len)
+{
+	try_resize(name, fd, len);
 	found(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096) < 0,
 		"%s: no hole can be punched", name);
 	found(fallocate(fd, FALLOC_FL_ZERO_RANGE, 0, 4096) < 0, "%s: cannot be zeroed", name);
 	found(!can_map(fd, len), "%s: no writable mapping", name);
 	found(!can_write(fd), "%s: no write", name);
-	found(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE) < 0, "%s: no seal can be added", name);
 	try_reopen(name, fd, len);
-	found(lseek(fd, 0, SEEK_END) == size, "%s: has the length it had", name);
+	try_resize(name, fd, len);
 }
 
 static void try_mprotect(const char *name, void *map, uint64_t len)
@@ -147,28 +152,24 @@ static void try_broker(pid_t pid)
 	found(opened == 0, "nor looked at through /proc");
 }
 
-/* W before the broker knows that it is mapped: it may be written, and still not resized. */
-static void try_before_ready(const char *path)
+static bool is_others(int fd)
 {
-	struct attach_hello h = raw_hello();
-	struct raw r = {.sock = raw_connect(path)};
+	struct stat st;
 
-	if (!raw_send(r.sock, &h, sizeof(h), NULL, 0) ||
-		raw_reply(r.sock, &r.reply, r.fd, 10000) <= 0) {
-		_exit(8);
-	}
-	raw_map(&r);
-	found(ftruncate(r.fd[1], 0) < 0, "W cannot be cut short before ready either");
-	found(fallocate(r.fd[1], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
-		      (off_t)r.w_len) == 0,
-		"W can be emptied before ready");
-	raw_ready(&r);
-	raw_bell(&r);
-	raw_drop(&r);
+	return fstat(fd, &st) == 0 && st.st_uid != getuid();
 }
 
-/* The worker seals W itself, so that the broker cannot. */
-static void try_own_seals(const char *path, int seals, bool served)
+/* A descriptor for reading may get no mapping that can be written, ever. */
+static void try_reader(const char *name, int fd, void *map, uint64_t len)
+{
+	found((fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY, "%s: came for reading", name);
+	found(!is_others(fd) || fchmod(fd, 0600) < 0, "%s: its mode cannot be changed", name);
+	found(madvise(map, len, MADV_REMOVE) < 0, "%s: no hole through the mapping", name);
+	try_mprotect(name, map, len);
+}
+
+/* The worker's own: it may do what it likes, at any time, but for the length. */
+static void try_own(const char *path)
 {
 	struct attach_hello h = raw_hello();
 	struct raw r = {.sock = raw_connect(path)};
@@ -178,20 +179,18 @@ static void try_own_seals(const char *path, int seals, bool served)
 		_exit(8);
 	}
 	raw_map(&r);
-	(void)fcntl(r.fd[1], F_ADD_SEALS, seals);
+	try_resize("W before ready", r.fd[1], r.w_len);
+	found(madvise(r.w, r.w_len, MADV_REMOVE) == 0, "W can be emptied before ready");
 	raw_ready(&r);
-	if (served) {
-		found(raw_run(&r, "rows 1", 10000) == COMP_DONE, "who seals W tightly is served");
-	} else {
-		found(raw_closed(r.sock, 10000), "who seals W loosely is turned away");
-	}
+	found(raw_run(&r, "rows 1", 10000) == COMP_DONE, "who has done so is served");
+	found(madvise(r.w, r.w_len, MADV_REMOVE) == 0, "and afterwards");
+	raw_bell(&r);
 	raw_drop(&r);
 }
 
 static _Noreturn void hostile(const char *path, pid_t broker)
 {
 	struct raw r;
-	struct stat st;
 	uint64_t s_len;
 
 	become_other_user();
@@ -200,20 +199,65 @@ static _Noreturn void hostile(const char *path, pid_t broker)
 		_exit(7);
 	}
 	s_len = (uint64_t)lseek(r.fd[0], 0, SEEK_END);
-	try_all("W", r.fd[1], r.w_len);
+	try_resize("W", r.fd[1], r.w_len);
 	try_all("B", r.fd[2], r.b_len);
-	if (fstat(r.fd[0], &st) == 0 && st.st_uid != getuid()) {
+	try_reader("B", r.fd[2], r.b, r.b_len);
+	if (is_others(r.fd[0])) {
 		try_all("S", r.fd[0], s_len);
 	}
-	found(madvise(r.w, r.w_len, MADV_REMOVE) < 0, "W: no hole through the own mapping");
-	try_mprotect("B", r.b, r.b_len);
 	try_mprotect("S", mmap(NULL, s_len, PROT_READ, MAP_SHARED, r.fd[0], 0), s_len);
 	try_broker(broker);
 	found(raw_run(&r, "rows 1", 20000) == COMP_DONE, "and it is still served");
-	try_before_ready(path);
-	try_own_seals(path, F_SEAL_SEAL, false);
-	try_own_seals(path, F_SEAL_FUTURE_WRITE | F_SEAL_SEAL, true);
+	try_own(path);
 	_exit(0);
+}
+
+/*
+ * Of the broker's own user, and so able to get a mapping of its B that can be written.  The broker
+ * reads nothing back from there.
+ */
+static _Noreturn void scribbler(const char *path)
+{
+	char again[64];
+	struct raw r;
+	void *map;
+	int fd;
+
+	raw_attach(&r, path);
+	snprintf(again, sizeof(again), "/proc/self/fd/%d", r.fd[2]);
+	(void)fchmod(r.fd[2], 0600);
+	fd = open(again, O_RDWR | O_CLOEXEC);
+	map = fd < 0 ? MAP_FAILED : mmap(NULL, r.b_len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (map == MAP_FAILED) {
+		_exit(2);
+	}
+	for (unsigned i = 0; i < 100; i++) {
+		(void)raw_exec(&r, "rows 10", 0, 0);
+		raw_publish(&r);
+		memset(map, (int)(i * 5), r.b_len);
+	}
+	_exit(ftruncate(fd, 0) < 0 ? 0 : 3);
+}
+
+static void test_scribbler(const char *path)
+{
+	struct raw honest;
+	unsigned served = 0;
+	pid_t pid;
+
+	raw_attach(&honest, path);
+	pid = spawn_fork();
+	if (pid == 0) {
+		scribbler(path);
+	}
+	for (unsigned i = 0; i < 50; i++) {
+		served += raw_run(&honest, "rows 1", 20000) == COMP_DONE;
+	}
+	is_int(spawn_wait(pid, 60000, NULL), 0,
+		"a worker of the broker's user writes into its own B, and cannot resize it");
+	served += raw_run(&honest, "rows 1", 20000) == COMP_DONE;
+	is_int(served, 51, "nobody else is harmed");
+	raw_drop(&honest);
 }
 
 static void tell(void)
@@ -278,6 +322,7 @@ int main(void)
 	}
 	is_int(spawn_wait(pid, 60000, NULL), 0, "the hostile worker got through its list");
 	tell();
+	test_scribbler(broker_socket(b));
 	if (getuid() != 0) {
 		skip("the board against another user: needs root");
 	}

@@ -46,10 +46,10 @@ void wire_attach(struct wire *k, struct io *io, unsigned number, unsigned result
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0 || id.pidfd < 0 ||
 		session_create(io, pair[0], &id, 0, result_kib, &k->s, &fds) < 0 ||
 		segment_attach(fds.w, SHM_ROLE_WORKER, true, &k->w, &k->w_len) < 0 ||
-		segment_attach(fds.b, SHM_ROLE_BROKER, false, &k->b, &k->b_len) < 0 ||
-		session_ready(k->s, &fds) < 0) {
+		segment_attach(fds.b, SHM_ROLE_BROKER, false, &k->b, &k->b_len) < 0) {
 		bail_out("a worker cannot attach: %s", strerror(errno));
 	}
+	session_ready(k->s);
 	k->sock = pair[1];
 	close(fds.w);
 	close(fds.b);

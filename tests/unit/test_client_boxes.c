@@ -9,6 +9,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #define SLOTS 8u
 #define ARENA 1024u
@@ -112,6 +115,153 @@ static void test_outbox_home(void)
 	}
 	is_int(good, 10000, "10000 bodies one at a time, all near the start of the arena");
 	outbox_finish(&f.o);
+}
+
+/* -- what large bodies touch goes back ----------------------------------------------------------
+ */
+
+#define LARGE (64u * SHM_PAGE)
+
+struct large_fixture {
+	_Atomic uint64_t tail, head;
+	alignas(64) unsigned char slots[SLOTS * RING_SLOT];
+	unsigned char *arena; /* shared memory, as W is */
+	int fd;
+	struct outbox o;
+	struct ring_in in;
+};
+
+static void large_init(struct large_fixture *f)
+{
+	memset(f, 0, sizeof(*f));
+	f->fd = memfd_create("arena", MFD_CLOEXEC);
+	if (f->fd < 0 || ftruncate(f->fd, LARGE) < 0) {
+		bail_out("memfd_create");
+	}
+	f->arena = mmap(NULL, LARGE, PROT_READ | PROT_WRITE, MAP_SHARED, f->fd, 0);
+	if (f->arena == MAP_FAILED ||
+		outbox_init(&f->o, &f->tail, &f->head, f->slots, SLOTS, f->arena, LARGE) < 0) {
+		bail_out("no memory");
+	}
+	ring_in_init(&f->in, &f->tail, &f->head, f->slots, SLOTS);
+}
+
+static void large_finish(struct large_fixture *f)
+{
+	outbox_finish(&f->o);
+	munmap(f->arena, LARGE);
+	close(f->fd);
+}
+
+static int64_t pages(const struct large_fixture *f)
+{
+	struct stat st;
+
+	return fstat(f->fd, &st) == 0 ? (int64_t)st.st_blocks * 512 / SHM_PAGE : -1;
+}
+
+/* A body of len bytes of fill, 0: none.  Its offset in the arena. */
+static uint64_t large_push(struct large_fixture *f, uint32_t len, unsigned char fill)
+{
+	struct shm_request d = {.id = fill, .len = len};
+
+	if (!outbox_has_room(&f->o, len)) {
+		bail_out("no room for %u bytes", len);
+	}
+	if (len > 0) {
+		memset(outbox_span(&f->o, len, &d.off), fill, len);
+	}
+	outbox_push(&f->o, &d);
+	(void)outbox_publish(&f->o);
+	return d.off % LARGE;
+}
+
+/* Does the next descriptor have that many bytes of fill? */
+static bool large_take(struct large_fixture *f, uint32_t len, unsigned char fill)
+{
+	struct shm_request d;
+	bool good;
+
+	if (ring_in_pending(&f->in) == 0) {
+		return false;
+	}
+	ring_take(&f->in, &d);
+	good = d.len == len;
+	for (uint32_t i = 0; i < d.len; i++) {
+		good = good && f->arena[d.off % LARGE + i] == fill;
+	}
+	ring_retire(&f->in);
+	return good;
+}
+
+static void test_outbox_trim(void)
+{
+	struct large_fixture f;
+	uint64_t now = 10 * OUTBOX_REST_NS;
+	bool good;
+
+	large_init(&f);
+	large_push(&f, 100, 1);
+	ok(large_take(&f, 100, 1) && !outbox_is_large(&f.o),
+		"a small body is nothing to give back");
+	large_push(&f, 20 * SHM_PAGE, 2);
+	ok(outbox_is_large(&f.o), "a large one is");
+	outbox_trim(&f.o, now);
+	ok(pages(&f) >= 20 && large_take(&f, 20 * SHM_PAGE, 2),
+		"not before the broker has copied it");
+	large_push(&f, 0, 3); /* gives a chunk back, and the broker sleeps */
+	outbox_trim(&f.o, now);
+	is_int(pages(&f), 1, "then all but the first page goes back");
+	ok(!outbox_is_large(&f.o), "and is not to be given back again");
+	is_int((int64_t)large_push(&f, 100, 4), 0, "the next body begins at the start");
+	good = large_take(&f, 0, 3) && large_take(&f, 100, 4);
+	ok(good && pages(&f) == 1, "and all arrives");
+	large_push(&f, LARGE / 2, 5);
+	good = large_take(&f, LARGE / 2, 5);
+	outbox_trim(&f.o, now + OUTBOX_REST_NS - 1);
+	ok(good && outbox_is_large(&f.o) && pages(&f) >= 32, "not again at once");
+	outbox_trim(&f.o, now + OUTBOX_REST_NS);
+	ok(!outbox_is_large(&f.o) && pages(&f) == 1, "but a little later");
+	large_finish(&f);
+}
+
+/* Bodies of all sizes, trimmed whenever that may be, with descriptors that have none in between. */
+static void test_outbox_trim_random(void)
+{
+	struct large_fixture f;
+	struct {
+		uint32_t len;
+		unsigned char fill;
+	} sent[SLOTS];
+	unsigned n = 0, taken = 0, wrong = 0;
+	uint64_t now = 0;
+
+	large_init(&f);
+	srand(11);
+	while (taken < 20000) {
+		uint32_t len = rand() % 3 == 0   ? 0
+			       : rand() % 4 == 0 ? 1 + (uint32_t)rand() % (LARGE / 2)
+						 : 1 + (uint32_t)rand() % 500;
+
+		if (outbox_has_room(&f.o, len)) {
+			sent[n % SLOTS].len = len;
+			sent[n % SLOTS].fill = (unsigned char)(1 + n % 250);
+			large_push(&f, len, sent[n % SLOTS].fill);
+			n++;
+		} else if (taken == n) {
+			wrong++;
+			break;
+		}
+		for (unsigned k = (unsigned)rand() % 4; k > 0 && taken < n; k--, taken++) {
+			wrong += !large_take(&f, sent[taken % SLOTS].len, sent[taken % SLOTS].fill);
+		}
+		now += OUTBOX_REST_NS;
+		if (outbox_is_large(&f.o) && rand() % 2 == 0) {
+			outbox_trim(&f.o, now);
+		}
+	}
+	is_int(wrong, 0, "20000 bodies arrive, however often the arena is trimmed");
+	large_finish(&f);
 }
 
 static void test_outbox_edges(void)
@@ -291,6 +441,8 @@ int main(void)
 {
 	test_outbox_random();
 	test_outbox_home();
+	test_outbox_trim();
+	test_outbox_trim_random();
 	test_outbox_edges();
 	test_inbox();
 	test_inbox_nonsense();

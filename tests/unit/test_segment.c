@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -72,62 +73,109 @@ static void test_header(void)
 	destroy(&s);
 }
 
-static void test_read_only_for_others(void)
+/* Through a descriptor that is opened anew. */
+static bool can_write_anew(int fd)
 {
-	struct seg s = create(SHM_ROLE_BROKER);
 	char path[64];
 	void *map;
-	uint64_t len;
-	int fd;
+	int again;
 
-	is_int(segment_attach(s.fd, SHM_ROLE_BROKER, false, &map, &len), 0, "a reader attaches");
-	((unsigned char *)segment_at(s.map, segment_section(s.map, SHM_SEC_ARENA)))[0] = 77;
-	is_int(((unsigned char *)segment_at(map, segment_section(map, SHM_SEC_ARENA)))[0], 77,
-		"and sees what the broker writes afterwards");
-	ok(mprotect(map, len, PROT_READ | PROT_WRITE) < 0, "its mapping cannot be made writable");
-	segment_unmap(map, len);
-	is_int(segment_attach(s.fd, SHM_ROLE_BROKER, true, &map, &len), -EPERM,
-		"a writable mapping is refused");
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", s.fd);
-	fd = open(path, O_RDWR | O_CLOEXEC);
-	if (fd >= 0) {
-		map = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-		ok(map == MAP_FAILED, "also after opening it again through /proc");
-		close(fd);
-	} else {
-		ok(true, "opening it again through /proc for writing is refused");
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	again = open(path, O_RDWR | O_CLOEXEC);
+	if (again < 0) {
+		return false;
 	}
-	ok(write(s.fd, "x", 1) < 0 && errno == EPERM, "write is refused");
-	ok(ftruncate(s.fd, 0) < 0 && errno == EPERM, "shrinking is refused");
-	ok(ftruncate(s.fd, 1 << 20) < 0 && errno == EPERM, "growing is refused");
+	map = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, again, 0);
+	close(again);
+	if (map == MAP_FAILED) {
+		return false;
+	}
+	munmap(map, 4096);
+	return true;
+}
+
+static void test_read_only_for_others(uint32_t role, const char *name)
+{
+	struct seg s = create(role);
+	unsigned char *bytes = segment_at(s.map, segment_section(s.map, SHM_SEC_ARENA));
+	void *map;
+	uint64_t len;
+
+	is_int(segment_attach(s.fd, role, false, &map, &len), 0, "%s: a reader attaches", name);
+	bytes[0] = 77;
+	is_int(((unsigned char *)segment_at(map, segment_section(map, SHM_SEC_ARENA)))[0], 77,
+		"%s: and sees what the broker writes afterwards", name);
+	ok(mprotect(map, len, PROT_READ | PROT_WRITE) < 0,
+		"%s: its mapping cannot be made writable", name);
+	segment_unmap(map, len);
+	ok(segment_attach(s.fd, role, true, &map, &len) < 0, "%s: a writable mapping is refused",
+		name);
+	if (role == SHM_ROLE_BROKER && geteuid() == 0) {
+		skip("the mode of a file is nothing to root");
+	} else {
+		ok(!can_write_anew(s.fd), "%s: also after opening it again through /proc", name);
+	}
+	ok(write(s.fd, "x", 1) < 0, "%s: write is refused", name);
+	ok(ftruncate(s.fd, 0) < 0, "%s: shrinking is refused", name);
+	ok(ftruncate(s.fd, 1 << 20) < 0, "%s: growing is refused", name);
+	ok(fcntl(s.fd, F_ADD_SEALS, F_SEAL_WRITE) < 0, "%s: so is another seal", name);
 	destroy(&s);
+}
+
+static int64_t resident(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) == 0 ? (int64_t)st.st_blocks * 512 : -1;
+}
+
+/* The broker takes pages of B away, others see zeros then; and it may use them again. */
+static void test_pages_go_back(void)
+{
+	struct seg s = create(SHM_ROLE_BROKER), board = create(SHM_ROLE_BOARD);
+	const struct shm_section *arena = segment_section(s.map, SHM_SEC_ARENA);
+	unsigned char *bytes = segment_at(s.map, arena);
+	int64_t before;
+	void *map;
+	uint64_t len;
+
+	if (segment_attach(s.fd, SHM_ROLE_BROKER, false, &map, &len) < 0) {
+		bail_out("segment_attach");
+	}
+	memset(bytes, 1, arena->len);
+	before = resident(s.fd);
+	is_int(madvise(bytes + 4096, 4096, MADV_REMOVE), 0, "B: the broker gives a page back");
+	is_int(resident(s.fd), before - 4096, "and it is not in memory any more");
+	bytes = segment_at(map, segment_section(map, SHM_SEC_ARENA));
+	ok(bytes[4095] == 1 && bytes[4096] == 0 && bytes[8191] == 0 && bytes[8192] == 1,
+		"readers see zeros there, and there only");
+	((unsigned char *)segment_at(s.map, segment_section(s.map, SHM_SEC_ARENA)))[5000] = 9;
+	is_int(bytes[5000], 9, "and what is written there next");
+	ok(madvise(board.map, 4096, MADV_REMOVE) < 0,
+		"of a sealed segment nobody gets a page back");
+	segment_unmap(map, len);
+	destroy(&s);
+	destroy(&board);
 }
 
 static void test_worker_segment(void)
 {
 	struct seg s = create(SHM_ROLE_WORKER);
-	void *map, *more;
+	void *map;
 	uint64_t len;
 	struct shm_header *h;
 
 	is_int(segment_attach(s.fd, SHM_ROLE_WORKER, true, &map, &len), 0, "the worker maps W");
-	is_int(segment_seal_future_write(s.fd), 0, "then the broker seals it");
-	is_int(segment_attach(s.fd, SHM_ROLE_WORKER, true, &more, &len), -EPERM,
-		"no second writable mapping");
-	is_int(segment_seal_future_write(s.fd), 0, "sealing twice is fine");
 	h = map;
 	h->incarnation = 43;
-	is_int((int64_t)((struct shm_header *)s.map)->incarnation, 43,
-		"the worker's first mapping still writes");
+	is_int((int64_t)((struct shm_header *)s.map)->incarnation, 43, "and the broker reads it");
+	ok(ftruncate(s.fd, 0) < 0 && errno == EPERM, "it cannot be cut short under the broker");
+	ok(ftruncate(s.fd, 1 << 20) < 0 && errno == EPERM, "nor made longer");
+	ok(fcntl(s.fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE) < 0 && errno == EPERM,
+		"nor sealed against its worker");
+	is_int(madvise(map, len, MADV_REMOVE), 0, "its worker may give its pages back");
+	is_int((int64_t)((struct shm_header *)s.map)->incarnation, 0, "the broker sees zeros then");
 	segment_unmap(map, len);
-	destroy(&s);
-
-	s = create(SHM_ROLE_WORKER);
-	if (fcntl(s.fd, F_ADD_SEALS, F_SEAL_SEAL) < 0) {
-		bail_out("F_ADD_SEALS");
-	}
-	is_int(segment_seal_future_write(s.fd), -EPERM,
-		"a worker that locked the seals is noticed");
 	destroy(&s);
 }
 
@@ -283,7 +331,9 @@ int main(void)
 {
 	segment_identity_self(&self);
 	test_header();
-	test_read_only_for_others();
+	test_read_only_for_others(SHM_ROLE_BOARD, "S");
+	test_read_only_for_others(SHM_ROLE_BROKER, "B");
+	test_pages_go_back();
 	test_worker_segment();
 	test_bad_headers();
 	test_bad_files();
