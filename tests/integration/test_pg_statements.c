@@ -9,12 +9,14 @@
 
 static const struct broker_call readonly = {.flags = BROKER_READONLY};
 
-/* Names of the statements that the connection has prepared, oldest first. */
+/* Names of the statements that the connection has prepared, oldest first; not the empty one by which
+ * it is known that the session was cleaned. */
 static const char *prepared(struct broker *b)
 {
 	return case_text(b, NULL,
 		"SELECT coalesce(string_agg(name, ' ' ORDER BY prepare_time), '') "
-		"FROM pg_prepared_statements WHERE statement NOT LIKE '%pg_prepared%'",
+		"FROM pg_prepared_statements WHERE statement NOT LIKE '%pg_prepared%' AND "
+		"statement <> ''",
 		0, NULL);
 }
 
@@ -22,7 +24,7 @@ static int64_t count_prepared(struct broker *b)
 {
 	return atoi(case_text(b, NULL,
 		"SELECT count(*) FROM pg_prepared_statements WHERE statement NOT LIKE "
-		"'%pg_prepared%'",
+		"'%pg_prepared%' AND statement <> ''",
 		0, NULL));
 }
 
