@@ -28,8 +28,8 @@
 #define SLOW_HEAD_NS (10u * 1000000u)
 /* A cancel that found nothing to cancel is repeated after this. */
 #define CANCEL_AGAIN_NS (50u * 1000000u)
-/* A reset is not followed any more when it takes longer than this: another connection may be free
- * sooner. */
+/* A reset that was sent is not followed any more when it takes longer than this: another connection
+ * may be free sooner. */
 #define SLOW_RESET_NS (5u * 1000000u)
 
 /* Nothing that was started behind the reset has run. */
@@ -279,7 +279,8 @@ static void start_reset(struct conn *c, unsigned what)
 bool conn_may_follow(const struct conn *c)
 {
 	return c->driver->reset_rides && c->state == CONN_RESETTING && !c->testing && !c->retire &&
-	       c->tx == CONN_TX_IDLE && io_now(c->io) - c->reset_ns < SLOW_RESET_NS;
+	       c->tx == CONN_TX_IDLE &&
+	       (c->flush_wanted || io_now(c->io) - c->reset_ns < SLOW_RESET_NS);
 }
 
 /* Nothing is in flight any more and nobody holds it: clean it, retire it, or give it back. */
