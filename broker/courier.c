@@ -34,8 +34,10 @@
 #define STATEMENT_MS 25000 /* of a replay: ends before our patience does */
 #define LOOK_MS 20 /* between looks for new rows at the end of the journal */
 #define NEAR_ROWS 500 /* so few rows are replayed while the pool's writers wait */
+#define ROUND_NS 1000000000u /* between looks whether they do not write too fast */
 #define HOLD_MIN_NS 100000000u /* they wait so long at a time when they write too fast */
 #define HOLD_MAX_NS 800000000u
+#define HOLD_ROUNDS 10u
 #define FREE_NS 25000000u /* between */
 #define BUSY_NS UINT64_C(2000000000) /* longest wait for another writer of the file */
 #define FORGET_ROWS 2000 /* replayed rows that are worth a transaction that deletes them */
@@ -434,8 +436,8 @@ static bool forget(struct courier *c, uint64_t limit_ns)
 	return rc == 0;
 }
 
-/* Rows behind the position; -1: cannot be told now. */
-static int64_t rows_left(struct courier *c)
+/* The last row there is, at least the position; -1: cannot be told now. */
+static int64_t last_row(struct courier *c)
 {
 	int64_t first, last, ever;
 	struct sqlite_failure ignored; /* the next pass tells */
@@ -443,20 +445,23 @@ static int64_t rows_left(struct courier *c)
 	if (journal_extent(c->journal, &first, &last, &ever, &ignored) < 0) {
 		return -1;
 	}
-	return last > replay_position(c->replay) ? last - replay_position(c->replay) : 0;
+	return last > replay_position(c->replay) ? last : replay_position(c->replay);
 }
 
 /*
- * The end is near when little is left.  A round is what was there when the last one ended; it has
- * to leave less than half of what the last one left.  If the pool writes too fast for that, its
- * writes are held for hold_ns in each hold_ns + FREE_NS: short waits for all instead of a long one
- * at the end.  If that is not enough it is doubled, and in the end they have to wait for the whole
- * rest.
+ * The end is near when little is left.  A round lasts until what was there at its beginning is
+ * replayed, ROUND_NS at most, and no more than half as many rows may come in it as are replayed. If
+ * the pool writes faster, its writes are held for hold_ns in each hold_ns + FREE_NS: short waits
+ * for all instead of a long one at the end.  If that is not enough it is doubled, up to
+ * HOLD_MAX_NS; if then as much comes as is replayed, HOLD_ROUNDS in a row, they have to wait for
+ * the whole rest.
  */
 struct rounds {
-	int64_t target, left;
+	int64_t position, last; /* at the beginning of this one */
+	uint64_t began_ns; /* 0: it is the first */
 	bool told;
 	uint64_t hold_ns; /* 0: writes are not held */
+	unsigned vain; /* so many rounds in a row it was no use, though hold_ns was the longest */
 	bool held;
 	uint64_t since_ns; /* of held */
 };
@@ -474,31 +479,47 @@ static void hold_writes(struct courier *c, struct rounds *r)
 	tell_hold(c, r->held);
 }
 
+/* At the end of a round.  false: it is no use. */
+static bool keep_ahead(struct rounds *r, int64_t replayed, int64_t written)
+{
+	if (written <= replayed / 2) {
+		return true;
+	}
+	if (r->hold_ns < HOLD_MAX_NS) {
+		r->hold_ns = r->hold_ns == 0 ? HOLD_MIN_NS : r->hold_ns * 2;
+		return true;
+	}
+	r->vain = written < replayed ? 0 : r->vain + 1;
+	return r->vain < HOLD_ROUNDS;
+}
+
 static void look_for_end(struct courier *c, struct rounds *r, bool at_end)
 {
-	int64_t left;
+	int64_t position = replay_position(c->replay), last;
+	uint64_t now = doorbell_now();
+	bool first = r->began_ns == 0, over = position >= r->last || now - r->began_ns >= ROUND_NS;
 
-	if (r->told || (!at_end && replay_position(c->replay) < r->target)) {
+	/* Where nothing is replayed, holding would not help. */
+	if (r->told || (!at_end && (!over || (!first && position == r->position)))) {
 		return;
 	}
-	left = rows_left(c);
-	if (left < 0 && !at_end) {
+	last = last_row(c);
+	if (last < 0) {
 		return;
 	}
-	if (r->left >= 0 && left > r->left / 2) {
-		r->hold_ns = r->hold_ns == 0 ? HOLD_MIN_NS : r->hold_ns * 2;
-	}
-	if (at_end || left <= NEAR_ROWS || r->hold_ns > HOLD_MAX_NS) {
+	if (at_end || last - position <= NEAR_ROWS ||
+		(!first && !keep_ahead(r, position - r->position, last - r->last))) {
 		r->told = true;
 		tell_near(c);
 	}
-	r->left = left;
-	r->target = replay_position(c->replay) + left;
+	r->position = position;
+	r->last = last;
+	r->began_ns = now;
 }
 
 static void replay_loop(struct courier *c)
 {
-	struct rounds rounds = {.left = -1};
+	struct rounds rounds = {0};
 
 	while (!must_stop(c)) {
 		bool drain = c->now.drain; /* as it was before the pass */

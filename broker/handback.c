@@ -11,12 +11,13 @@
 #include <stdio.h>
 #include <string.h>
 
+#define HOLD_LIMIT_NS UINT64_C(1500000000) /* more than the courier ever means */
 #define START_AGAIN_NS UINT64_C(5000000000) /* looking at a locked file holds everybody up */
 
 static void set_state(struct handback *h, enum handback_state state)
 {
 	h->state = state;
-	h->held = false;
+	h->held_ns = 0;
 	h->since_ns = io_now(h->pool->io);
 }
 
@@ -44,13 +45,18 @@ static bool is_writing(const struct member *local)
 
 /* -- events of the courier --------------------------------------------------------------------- */
 
+static void hold_writes(struct pool *p, bool hold)
+{
+	p->handback.held_ns = hold ? io_now(p->io) : 0;
+	pool_decide(p);
+}
+
 static void on_hold(void *arg, bool hold)
 {
 	struct pool *p = arg;
 
 	if (p->handback.state == HANDBACK_REPLAY) {
-		p->handback.held = hold;
-		pool_decide(p);
+		hold_writes(p, hold);
 	}
 }
 
@@ -244,7 +250,7 @@ struct member *handback_writer(struct pool *p)
 		return decided;
 	}
 	if (h->state != HANDBACK_NONE && h->target == p->decision.writer) {
-		return h->state == HANDBACK_REPLAY && !h->held ? local : NULL;
+		return h->state == HANDBACK_REPLAY && h->held_ns == 0 ? local : NULL;
 	}
 	if (h->state == HANDBACK_NONE && !has_journal_to_hand_over(p, local)) {
 		mirror_from(p, p->decision.writer);
@@ -287,6 +293,9 @@ void handback_step(struct pool *p)
 		io_now(p->io) - h->since_ns > START_AGAIN_NS) {
 		on_gone(p); /* it could not be started */
 	}
+	if (h->held_ns != 0 && io_now(p->io) - h->held_ns > HOLD_LIMIT_NS) {
+		hold_writes(p, false); /* the replay itself waits for something */
+	}
 	if (h->state != HANDBACK_SETTLING) {
 		return;
 	}
@@ -307,7 +316,7 @@ const char *handback_why(const struct pool *p)
 	case HANDBACK_DRAINING:
 		return "the last rows of the journal go to the primary";
 	case HANDBACK_REPLAY:
-		return p->handback.held ? "the journal gets ahead of those who write" : NULL;
+		return p->handback.held_ns != 0 ? "the journal gets ahead of those who write" : NULL;
 	case HANDBACK_NONE:
 		break;
 	}

@@ -14,7 +14,7 @@
  *
  *   NONE      the writer is as decided
  *   REPLAY    the writer is SQLite: its journal grows while it is read.  Where it grows as fast as
- *             it is replayed, requests are held for parts of a second (`held`)
+ *             it is replayed, requests are held for parts of a second
  *   SETTLING, DRAINING   nobody writes: requests wait.  A transaction that stays open on SQLite
  *             for longer than acquire_timeout is rolled back
  *
@@ -47,7 +47,7 @@ struct handback {
 	bool leaving; /* a courier is on its way out; another follows when it is gone */
 	bool wanted; /* one is needed */
 	enum handback_state state;
-	bool held; /* REPLAY: nobody writes for a moment */
+	uint64_t held_ns; /* REPLAY: nobody writes for a moment, since then; 0: not so */
 	int target; /* the server replayed to */
 	uint64_t since_ns; /* of state */
 };
