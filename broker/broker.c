@@ -5,6 +5,9 @@
  * Start: board -> loop -> pools connect -> all pools ready (or a failure that will not mend) -> listen
  * -> ready.  Stop (SIGTERM, SIGINT): no new work; when nothing is in flight, or shutdown_grace is
  * over, connections close, sessions end, the loop runs dry.  A second signal ends the grace.
+ *
+ * With several I/O threads (shards.h) this runs on the first; what concerns the others it does while
+ * the world stands still.
  */
 #include "broker.h"
 
@@ -18,6 +21,7 @@
 #include "request_core.h"
 #include "server.h"
 #include "session.h"
+#include "shards.h"
 
 #include <errno.h>
 #include <grp.h>
@@ -41,9 +45,9 @@ enum broker_phase {
 struct broker_proc {
 	const struct config *cfg;
 	const struct broker_start *start;
-	struct io io;
+	struct io io; /* the only one, or shard 0 */
+	struct io_shared shared;
 	struct board *board;
-	struct listener *listener;
 	unsigned max_pools, max_servers; /* rows of the board */
 	uv_signal_t term, intr, hup;
 	struct config *loaded; /* the one in force, if it was read by a reload */
@@ -53,6 +57,11 @@ struct broker_proc {
 	uint64_t phase_since_ns;
 	int status;
 };
+
+/* Each I/O thread's, while the world stands still. */
+#define for_each_io(b, x)                                                                          \
+	for (unsigned shard_ = 0; shard_ < shards_count(&(b)->io); shard_++)                       \
+		for (struct io *x = shards_at(&(b)->io, shard_); x != NULL; x = NULL)
 
 static void set_phase(struct broker_proc *b, enum broker_phase phase)
 {
@@ -98,7 +107,8 @@ static unsigned count_conns(const struct config *cfg)
 		const struct config_pool *p = &cfg->pools[i];
 
 		n += p->nservers * ((unsigned)p->max_size + (unsigned)p->max_overflow +
-					   MEMBER_MAX_READERS + 2);
+					   MEMBER_MAX_READERS + 2) *
+		     (uint64_t)cfg->broker.io_threads;
 	}
 	n += SPARE_CONNS;
 	return n < BOARD_ROWS_MAX ? (unsigned)n : BOARD_ROWS_MAX;
@@ -141,20 +151,21 @@ static int make_board(struct broker_proc *b)
 	}
 	b->max_pools = g.npools;
 	b->max_servers = g.nservers;
-	b->io.nconn_rows = g.nconns;
+	b->shared.nconn_rows = g.nconns;
 	return err;
 }
 
 static int make_tables(struct broker_proc *b)
 {
+	struct io_shared *sh = &b->shared;
 	struct io *io = &b->io;
 
-	io->nslots = (unsigned)b->cfg->broker.max_workers;
-	io->slot_taken = calloc(io->nslots, sizeof(bool));
-	io->conn_row_taken = calloc(io->nconn_rows, sizeof(bool));
+	sh->nseats = (unsigned)b->cfg->broker.max_workers;
+	sh->seats = calloc(sh->nseats, sizeof(struct io_seat));
+	sh->conn_row_taken = calloc(sh->nconn_rows, sizeof(bool));
 	io->pools = calloc(b->max_pools, sizeof(struct pool *));
 	io->servers = calloc(b->max_servers, sizeof(struct server *));
-	if (io->slot_taken == NULL || io->conn_row_taken == NULL || io->pools == NULL ||
+	if (sh->seats == NULL || sh->conn_row_taken == NULL || io->pools == NULL ||
 		io->servers == NULL) {
 		log_error("out of memory");
 		return -ENOMEM;
@@ -183,7 +194,7 @@ static void announce_ready(struct broker_proc *b)
 	}
 	log_info("ready: %u pool%s, socket %s", b->io.npools, b->io.npools == 1 ? "" : "s",
 		b->cfg->broker.socket);
-	board_event(b->board, BOARD_EVENT_START, "broker %s, pid %d", SHMBROKER_VERSION,
+	board_event(b->io.board, BOARD_EVENT_START, "broker %s, pid %d", SHMBROKER_VERSION,
 		(int)getpid());
 }
 
@@ -217,6 +228,7 @@ static bool may_start_without(struct broker_proc *b, struct pool *p, char *why, 
 static void check_start(struct broker_proc *b)
 {
 	char why[512] = "", err[256] = "";
+	int rc;
 
 	for (unsigned i = 0; i < b->io.npools; i++) {
 		struct pool *p = b->io.pools[i];
@@ -228,8 +240,11 @@ static void check_start(struct broker_proc *b)
 			return;
 		}
 	}
-	if (listener_create(&b->io, b->cfg->broker.socket, (int)b->cfg->broker.socket_mode,
-		    b->start->listen_fd, b->start->attach_fd, &b->listener, err, sizeof(err)) < 0) {
+	shards_stop(&b->io);
+	rc = listener_create(&b->io, b->cfg->broker.socket, (int)b->cfg->broker.socket_mode,
+		b->start->listen_fd, b->start->attach_fd, err, sizeof(err));
+	shards_go(&b->io);
+	if (rc < 0) {
 		give_up_start(b, err);
 		return;
 	}
@@ -239,65 +254,113 @@ static void check_start(struct broker_proc *b)
 
 /* -- stop -------------------------------------------------------------------------------------- */
 
-static bool work_in_flight(struct broker_proc *b)
+static bool is_working(const struct io *io)
 {
-	for (unsigned i = 0; i < b->io.npools; i++) {
-		if (b->io.pools[i] != NULL && pool_used(b->io.pools[i]) > 0) {
+	for (unsigned i = 0; i < io->npools; i++) {
+		if (io->pools[i] != NULL && pool_used(io->pools[i]) > 0) {
 			return true;
 		}
 	}
 	return false;
 }
 
+static bool work_in_flight(struct broker_proc *b)
+{
+	bool some = false;
+
+	shards_stop(&b->io);
+	for_each_io(b, x) {
+		some |= is_working(x);
+	}
+	shards_go(&b->io);
+	return some;
+}
+
+static void drain(struct io *io)
+{
+	io->stopping = true;
+	for (unsigned i = 0; i < io->npools; i++) {
+		pool_refuse_waiters(io->pools[i]);
+	}
+}
+
 static void start_draining(struct broker_proc *b)
 {
 	log_info("stopping");
-	board_event(b->board, BOARD_EVENT_STOP, "broker stops");
-	b->io.stopping = true;
-	listener_destroy(&b->listener);
-	for (unsigned i = 0; i < b->io.npools; i++) {
-		pool_refuse_waiters(b->io.pools[i]);
+	board_event(b->io.board, BOARD_EVENT_STOP, "broker stops");
+	shards_stop(&b->io);
+	listener_destroy(&b->io);
+	for_each_io(b, x) {
+		drain(x);
 	}
+	shards_go(&b->io);
 	set_phase(b, BROKER_DRAINING);
+}
+
+static void close_all(struct io *io)
+{
+	io->stopping = true;
+	for (unsigned i = 0; i < io->nservers; i++) {
+		if (io->servers[i] != NULL) {
+			health_stop(io->servers[i]);
+		}
+	}
+	for (unsigned i = 0; i < io->npools; i++) {
+		if (io->pools[i] != NULL) {
+			pool_close(io->pools[i]);
+		}
+	}
 }
 
 static void start_closing(struct broker_proc *b)
 {
-	b->io.stopping = true;
-	listener_destroy(&b->listener);
-	for (unsigned i = 0; i < b->io.nservers; i++) {
-		if (b->io.servers[i] != NULL) {
-			health_stop(b->io.servers[i]);
-		}
+	shards_stop(&b->io);
+	listener_destroy(&b->io);
+	for_each_io(b, x) {
+		close_all(x);
 	}
-	for (unsigned i = 0; i < b->io.npools; i++) {
-		if (b->io.pools[i] != NULL) {
-			pool_close(b->io.pools[i]);
-		}
-	}
+	shards_go(&b->io);
 	set_phase(b, BROKER_CLOSING);
 }
 
-static void close_loop(struct broker_proc *b)
+static void close_loop(struct io *io)
 {
-	while (!cds_list_empty(&b->io.sessions)) {
-		session_end(session_of_link(b->io.sessions.next), NULL);
+	while (!cds_list_empty(&io->sessions)) {
+		session_end(session_of_link(io->sessions.next), NULL);
 	}
-	uv_close((uv_handle_t *)&b->term, NULL);
-	uv_close((uv_handle_t *)&b->intr, NULL);
-	uv_close((uv_handle_t *)&b->hup, NULL);
-	io_stop(&b->io);
-	set_phase(b, BROKER_STOPPED);
+	shards_close(io);
+	io_stop(io);
 }
 
-static bool pools_closed(const struct broker_proc *b)
+static bool pools_closed(const struct io *io)
 {
-	for (unsigned i = 0; i < b->io.npools; i++) {
-		if (b->io.pools[i] != NULL && !pool_is_closed(b->io.pools[i])) {
+	for (unsigned i = 0; i < io->npools; i++) {
+		if (io->pools[i] != NULL && !pool_is_closed(io->pools[i])) {
 			return false;
 		}
 	}
 	return true;
+}
+
+/* Once all connections are closed the loops may run dry. */
+static void close_loops(struct broker_proc *b)
+{
+	bool closed = true;
+
+	shards_stop(&b->io);
+	for_each_io(b, x) {
+		closed &= pools_closed(x);
+	}
+	if (closed) {
+		for_each_io(b, x) {
+			close_loop(x);
+		}
+		uv_close((uv_handle_t *)&b->term, NULL);
+		uv_close((uv_handle_t *)&b->intr, NULL);
+		uv_close((uv_handle_t *)&b->hup, NULL);
+		set_phase(b, BROKER_STOPPED);
+	}
+	shards_go(&b->io);
 }
 
 static void on_tick(struct io *io, void *arg)
@@ -324,10 +387,11 @@ static void on_tick(struct io *io, void *arg)
 		}
 		break;
 	case BROKER_CLOSING:
-		if (pools_closed(b)) {
-			close_loop(b);
-		}
+		close_loops(b);
 		break;
+	}
+	if (io->shards != NULL) {
+		board_sum(b->board, io->npools);
 	}
 }
 
@@ -369,6 +433,19 @@ static void tell_lines(char *text)
 	}
 }
 
+/* Servers of former configurations that somebody looks at still. */
+static bool has_removed(struct broker_proc *b)
+{
+	unsigned n = 0;
+
+	shards_stop(&b->io);
+	for_each_io(b, x) {
+		n += x->nremoved;
+	}
+	shards_go(&b->io);
+	return n > 0;
+}
+
 static void drop_replaced(struct broker_proc *b)
 {
 	while (b->nreplaced > 0) {
@@ -381,7 +458,7 @@ static bool make_room_for_replaced(struct broker_proc *b)
 {
 	struct config **more;
 
-	if (b->io.nremoved == 0) {
+	if (!has_removed(b)) {
 		drop_replaced(b);
 	}
 	more = realloc(b->replaced, (b->nreplaced + 1) * sizeof(struct config *));
@@ -404,19 +481,19 @@ static void reload(struct broker_proc *b)
 	if (config_reload(now, b->start->source, &next, err, sizeof(err), notes, sizeof(notes)) < 0) {
 		tell_lines(err);
 		log_error("reload: nothing was changed");
-		board_event(b->board, BOARD_EVENT_RELOAD, "refused: %.150s", err);
+		board_event(b->io.board, BOARD_EVENT_RELOAD, "refused: %.150s", err);
 		return;
 	}
 	if (reload_apply(&b->io, next, b->max_pools, b->max_servers, err, sizeof(err)) < 0) {
 		log_error("reload: %s; nothing was changed", err);
-		board_event(b->board, BOARD_EVENT_RELOAD, "refused: %.150s", err);
+		board_event(b->io.board, BOARD_EVENT_RELOAD, "refused: %.150s", err);
 		config_free(next);
 		return;
 	}
 	tell_lines(notes);
-	board_event(b->board, BOARD_EVENT_RELOAD, "%u changes",
+	board_event(b->io.board, BOARD_EVENT_RELOAD, "%u changes",
 		config_tell_changes(now, next, tell_change));
-	board_count(b->board, METRIC_RELOADS, 1);
+	board_count(b->io.board, METRIC_RELOADS, 1);
 	(void)log_setup(next->broker.log_level, next->broker.log_format);
 	if (b->loaded != NULL) {
 		b->replaced[b->nreplaced++] = b->loaded;
@@ -461,29 +538,71 @@ static void harden(const struct config *cfg)
 	}
 }
 
+/* What hangs off one I/O thread. */
+static void destroy_served(struct io *io)
+{
+	for (unsigned i = 0; io->pools != NULL && i < io->npools; i++) {
+		pool_destroy(&io->pools[i]);
+	}
+	for (unsigned i = 0; io->servers != NULL && i < io->nservers; i++) {
+		server_destroy(&io->servers[i]);
+	}
+}
+
 static void destroy(struct broker_proc *b)
 {
-	for (unsigned i = 0; b->io.pools != NULL && i < b->io.npools; i++) {
-		pool_destroy(&b->io.pools[i]);
+	for_each_io(b, x) {
+		destroy_served(x);
 	}
-	for (unsigned i = 0; b->io.servers != NULL && i < b->io.nservers; i++) {
-		server_destroy(&b->io.servers[i]);
-	}
+	shards_destroy(&b->io);
 	free(b->io.pools);
 	free(b->io.servers);
-	free(b->io.conn_row_taken);
-	free(b->io.slot_taken);
+	free(b->shared.conn_row_taken);
+	free(b->shared.seats);
+	pthread_mutex_destroy(&b->shared.lock);
 	drop_replaced(b);
 	free(b->replaced);
 	config_free(b->loaded);
+	io_finish(&b->io);
 	board_destroy(&b->board);
+}
+
+static void watch_signal(struct broker_proc *b, uv_signal_t *h, uv_signal_cb cb, int signo)
+{
+	uv_signal_init(&b->io.loop, h);
+	h->data = b;
+	uv_signal_start(h, cb, signo);
+}
+
+/* False: there is no broker. */
+static bool make_loops(struct broker_proc *b)
+{
+	struct segment_identity id = b->io.identity; /* io_init begins with nothing */
+
+	pthread_mutex_init(&b->shared.lock, NULL);
+	if (io_init(&b->io, b->cfg, b->board) < 0) {
+		log_error("cannot set up the event loop");
+		return false;
+	}
+	b->io.identity = id;
+	b->io.shared = &b->shared;
+	b->io.on_tick = on_tick;
+	b->io.on_tick_arg = b;
+	if (make_tables(b) < 0) {
+		return false;
+	}
+	if (b->cfg->broker.io_threads > 1 &&
+		shards_create(&b->io, (unsigned)b->cfg->broker.io_threads, b->max_pools,
+			b->max_servers) < 0) {
+		log_error("cannot set up %d I/O threads", (int)b->cfg->broker.io_threads);
+		return false;
+	}
+	return true;
 }
 
 int broker_main(const struct config *cfg, const struct broker_start *start)
 {
 	struct broker_proc *b = calloc(1, sizeof(*b));
-	struct segment_identity id;
-	unsigned conn_rows;
 	int status;
 
 	if (b == NULL) {
@@ -497,34 +616,23 @@ int broker_main(const struct config *cfg, const struct broker_start *start)
 		free(b);
 		return EXIT_FAILURE;
 	}
-	id = b->io.identity; /* io_init begins with nothing */
-	conn_rows = b->io.nconn_rows;
-	if (io_init(&b->io, cfg, b->board) < 0) {
-		log_error("cannot set up the event loop");
+	if (!make_loops(b)) { /* the process ends: what was made goes with it, but not the files */
 		board_destroy(&b->board);
 		free(b);
 		return EXIT_FAILURE;
 	}
-	b->io.identity = id;
-	b->io.nconn_rows = conn_rows;
-	b->io.on_tick = on_tick;
-	b->io.on_tick_arg = b;
-	uv_signal_init(&b->io.loop, &b->term);
-	uv_signal_init(&b->io.loop, &b->intr);
-	uv_signal_init(&b->io.loop, &b->hup);
-	b->term.data = b->intr.data = b->hup.data = b;
-	uv_signal_start(&b->term, on_signal, SIGTERM);
-	uv_signal_start(&b->intr, on_signal, SIGINT);
-	uv_signal_start(&b->hup, on_hup, SIGHUP);
+	watch_signal(b, &b->term, on_signal, SIGTERM);
+	watch_signal(b, &b->intr, on_signal, SIGINT);
+	watch_signal(b, &b->hup, on_hup, SIGHUP);
 	set_phase(b, BROKER_STARTING);
-	if (make_tables(b) < 0 || make_pools(b) < 0) {
+	if (make_pools(b) < 0 || shards_start(&b->io) < 0) {
 		b->status = EXIT_FAILURE;
 		start_closing(b);
 	}
 	io_run(&b->io);
+	shards_join(&b->io);
 	status = b->status;
 	destroy(b);
-	io_finish(&b->io);
 	free(b);
 	return status;
 }

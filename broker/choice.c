@@ -51,6 +51,11 @@ enum pool_queue choice_queue(const struct pool *p, struct request *r)
 		       : POOL_QUEUE_ALL;
 }
 
+bool choice_may_use(const struct member *m, const struct request *r)
+{
+	return member_can_serve(m) && (r->roams ? may_read(m, r) : m == m->pool->writer);
+}
+
 static bool claims(const struct request *r, const struct member *m)
 {
 	return r->roams ? member_takes_reads(m) : m == m->pool->writer;
@@ -170,7 +175,7 @@ static bool takes_slow(const struct member *m)
 {
 	unsigned all = m->split ? m->nconns - 1 : (unsigned)m->pool->config->max_size;
 
-	return m->nslow < (all > 1 ? all - 1 : 1);
+	return get(&m->tally->slow) < (all > 1 ? all - 1 : 1);
 }
 
 static bool has_free(struct member *m, const struct request *r)

@@ -95,6 +95,39 @@ static void resolve(struct draft *d)
 	}
 }
 
+const char *config_needs_one_thread(const struct config *c, char *buf, size_t len)
+{
+	for (unsigned i = 0; i < c->nservers; i++) {
+		const struct config_server *s = &c->servers[i];
+
+		if (!s->removed && option_driver_of(s->url) != OPTION_PG) {
+			snprintf(buf, len, "server %s is not on PostgreSQL", s->name);
+			return buf;
+		}
+	}
+	for (unsigned i = 0; i < c->npools; i++) {
+		const struct config_pool *p = &c->pools[i];
+
+		if (p->max_per_uid > 0 || p->max_per_tag > 0) {
+			snprintf(buf, len, "pool %s has %s", p->name,
+				p->max_per_uid > 0 ? "max_per_uid" : "max_per_tag");
+			return buf;
+		}
+	}
+	return NULL;
+}
+
+static void resolve_threads(struct config *c)
+{
+	char why[128];
+
+	if (c->broker.io_threads == 0) {
+		c->broker.io_threads = config_needs_one_thread(c, why, sizeof(why)) != NULL
+					       ? 1
+					       : between(1, usable_processors() / 2, 8);
+	}
+}
+
 /* Move the sections' structs over; d keeps nothing that c owns. */
 static int build(struct draft *d, struct config **out)
 {
@@ -129,6 +162,7 @@ static int build(struct draft *d, struct config **out)
 	for (unsigned i = 0; i < d->nsections; i++) {
 		memset(&d->sections[i]->v, 0, sizeof(d->sections[i]->v));
 	}
+	resolve_threads(c);
 	*out = c;
 	return 0;
 }

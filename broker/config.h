@@ -14,7 +14,7 @@
  *
  * Everything in struct config is owned by it and constant after config_load.  Strings are never NULL;
  * an empty one is not set.  Values that mean "depends" (min_idle -1, readers 0,
- * max_workers_per_uid 0, validation_timeout -1) are replaced by what they depend on.
+ * max_workers_per_uid 0, io_threads 0, validation_timeout -1) are replaced by what they depend on.
  */
 #ifndef BROKER_CONFIG_H
 #define BROKER_CONFIG_H
@@ -38,6 +38,7 @@ struct config_broker {
 	int64_t socket_mode; /* octal */
 	int64_t max_workers;
 	int64_t max_workers_per_uid; /* 0 = max_workers */
+	int64_t io_threads; /* 0 = by the number of processors */
 	int64_t result_kib; /* result arena of a worker */
 	int64_t max_request; /* bytes */
 	int64_t default_timeout; /* milliseconds; of calls that name none */
@@ -158,13 +159,15 @@ struct config_source {
  *   A server that is gone stays as an entry that is marked removed.
  *   A pool that is gone stays as it was, with its servers.
  *   Options that need a restart (config.def) keep their values, and so do the fallback server of a
- *   pool and its url.
+ *   pool and its url.  What the I/O threads that there are do not allow is a mistake.
  * Whatever could not become new has a line in notes, which says what stays.
  *
  * 0: *out is owned by the caller, now remains his as well.  Negative: err as for config_load.
  */
 int config_reload(const struct config *now, const struct config_source *source, struct config **out,
 	char *err, size_t errlen, char *notes, size_t noteslen) must_use;
+/* Why there may be no second I/O thread (shards.h), in buf; NULL: there may be. */
+const char *config_needs_one_thread(const struct config *c, char *buf, size_t len);
 /* Would connections made for the one serve the other as well? */
 bool config_server_same_connection(const struct config_server *old_server,
 	const struct config_pool *old_pool, const struct config_server *new_server,

@@ -313,6 +313,7 @@ static bool servers_fit(const struct config *c, const struct config_pool *p)
 static int merge(struct reload *r, char *err, size_t errlen)
 {
 	struct config *next = r->next;
+	char why[128];
 
 	next->servers = calloc(r->now->nservers + r->fresh->nservers, sizeof(*next->servers));
 	next->pools = calloc(r->now->npools + r->fresh->npools, sizeof(*next->pools));
@@ -331,6 +332,13 @@ static int merge(struct reload *r, char *err, size_t errlen)
 				next->pools[i].name);
 			return -EINVAL;
 		}
+	}
+	if (next->broker.io_threads > 1 &&
+		config_needs_one_thread(next, why, sizeof(why)) != NULL) {
+		snprintf(err, errlen,
+			"[broker] io_threads: %s, which needs a restart with one I/O thread; there are %lld",
+			why, (long long)next->broker.io_threads);
+		return -EINVAL;
 	}
 	return 0;
 }

@@ -110,11 +110,31 @@ static struct cds_list_head *place_in(struct member *m, const struct conn *c)
 	return at;
 }
 
+/* What leaves CLOSED was counted when it was reserved, or lent. */
+static void count_phase(struct conn *c, enum conn_state was, enum conn_state is)
+{
+	static const enum conn_phase phases[CONN_STATE_COUNT] = {
+		[CONN_CLOSED] = PHASE_CLOSED,
+		[CONN_CONNECTING] = PHASE_OPENING,
+		[CONN_IDLE] = PHASE_READY,
+		[CONN_BUSY] = PHASE_READY,
+		[CONN_LEASED] = PHASE_READY,
+		[CONN_RESETTING] = PHASE_READY,
+		[CONN_CLOSING] = PHASE_CLOSING,
+	};
+	enum conn_phase from = phases[was], to = phases[is];
+
+	if (from != to && from != PHASE_CLOSED) {
+		tally_move(c->member->tally, from, to);
+		tally_move(c->member->server->tally, from, to);
+	}
+}
+
 void conn_set_state(struct conn *c, enum conn_state state)
 {
 	struct member *m = c->member;
 
-	m->server->open += (state != CONN_CLOSED) - (c->state != CONN_CLOSED);
+	count_phase(c, c->state, state);
 	m->state_count[c->state]--;
 	cds_list_del(&c->link);
 	c->state = state;
@@ -126,7 +146,7 @@ void conn_set_state(struct conn *c, enum conn_state state)
 
 /* -- life -------------------------------------------------------------------------------------- */
 
-void conn_open(struct conn *c)
+static void begin_generation(struct conn *c)
 {
 	check(c->state == CONN_CLOSED);
 	c->generation++;
@@ -137,8 +157,53 @@ void conn_open(struct conn *c)
 	c->backend_pid = 0;
 	c->statements = c->turn_sends = 0;
 	c->cancel_first_ns = 0;
+}
+
+void conn_open(struct conn *c)
+{
+	begin_generation(c);
 	conn_set_state(c, CONN_CONNECTING);
 	c->driver->connect(c);
+}
+
+bool conn_detach(struct conn *c, struct conn_parcel *out)
+{
+	check(c->state == CONN_IDLE);
+	*out = (struct conn_parcel){
+		.driver_parcel = c->driver->detach(c),
+		.connected_ns = c->connected_ns,
+		.idle_since_ns = c->idle_since_ns,
+		.tested_ns = c->tested_ns,
+		.statements = c->statements,
+		.backend_pid = c->backend_pid,
+	};
+	if (out->driver_parcel == NULL) {
+		return false;
+	}
+	if (c->flush_wanted) {
+		cds_list_del(&c->flush_link);
+		c->flush_wanted = false;
+	}
+	c->priv = NULL;
+	c->connected_ns = 0;
+	c->backend_pid = 0;
+	/* It goes on counting, as that of whoever gets it. */
+	tally_move(c->member->tally, PHASE_CLOSED, PHASE_READY);
+	tally_move(c->member->server->tally, PHASE_CLOSED, PHASE_READY);
+	conn_set_state(c, CONN_CLOSED);
+	return true;
+}
+
+void conn_adopt(struct conn *c, const struct conn_parcel *p)
+{
+	begin_generation(c);
+	c->connected_ns = p->connected_ns;
+	c->idle_since_ns = p->idle_since_ns;
+	c->tested_ns = p->tested_ns;
+	c->statements = p->statements;
+	c->backend_pid = p->backend_pid;
+	conn_set_state(c, CONN_IDLE);
+	c->driver->adopt(c, p->driver_parcel);
 }
 
 void conn_ready(struct conn *c)
@@ -267,6 +332,7 @@ void conn_start(struct conn *c, struct request *r, unsigned begin)
 static void start_reset(struct conn *c, unsigned what)
 {
 	c->resetting = true;
+	c->promised = false;
 	c->reset_ns = io_now(c->io);
 	c->dirty = false; /* from now on it is what comes behind the reset that touches the session */
 	conn_set_state(c, CONN_RESETTING);
@@ -279,7 +345,7 @@ static void start_reset(struct conn *c, unsigned what)
 bool conn_may_follow(const struct conn *c)
 {
 	return c->driver->reset_rides && c->state == CONN_RESETTING && !c->testing && !c->retire &&
-	       c->tx == CONN_TX_IDLE &&
+	       !c->promised && c->tx == CONN_TX_IDLE &&
 	       (c->flush_wanted || io_now(c->io) - c->reset_ns < SLOW_RESET_NS);
 }
 

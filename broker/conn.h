@@ -17,7 +17,22 @@ void conn_set_state(struct conn *c, enum conn_state state);
 /* Asserts what must hold in each state. */
 void conn_check(struct conn *c);
 
+/* It was reserved (member.c). */
 void conn_open(struct conn *c);
+
+/* A live connection on its way from one I/O thread to another. */
+struct conn_parcel {
+	void *driver_parcel;
+	uint64_t connected_ns, idle_since_ns, tested_ns, statements;
+	int32_t backend_pid;
+};
+/*
+ * c is IDLE: take the connection out of it; c is CLOSED then.  False: it cannot be done just now.
+ * conn_adopt puts it into another one, which is CLOSED and becomes IDLE, in whatever I/O thread, but of
+ * the same pool and server.
+ */
+bool conn_detach(struct conn *c, struct conn_parcel *out) must_use;
+void conn_adopt(struct conn *c, const struct conn_parcel *p);
 /* Give it up; f, if not NULL, answers what is in flight. */
 void conn_give_up(struct conn *c, const struct failure *f);
 

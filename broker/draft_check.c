@@ -408,10 +408,39 @@ static void check_unused(struct draft *d)
 	d->nsections = kept;
 }
 
+/* Several I/O threads share out connections to PostgreSQL, and nothing else. */
+static void check_threads(struct draft *d)
+{
+	long long threads = (long long)d->sections[0]->v.broker.io_threads;
+	char where[DRAFT_WHERE_MAX], t[80];
+
+	draft_blame(d->sections[0], "io_threads", where, sizeof(where));
+	for (unsigned i = 1; threads > 1 && i < d->nsections; i++) {
+		const struct draft_section *s = d->sections[i];
+
+		if (s->kind == OPTION_SERVER) {
+			if (s->v.server.url != NULL && option_driver_of(s->v.server.url) != OPTION_PG) {
+				draft_mistake(d, where,
+					"%lld I/O threads are for configurations with PostgreSQL only, and "
+					"%s is something else (SQLite has threads of its own); set 1 or "
+					"remove this",
+					threads, draft_title(s, t, sizeof(t)));
+			}
+		} else if (s->v.pool.max_per_uid > 0 || s->v.pool.max_per_tag > 0) {
+			draft_mistake(d, where,
+				"%lld I/O threads cannot keep %s of %s, which one thread has to count; "
+				"set 1 or remove one of the two",
+				threads, s->v.pool.max_per_uid > 0 ? "max_per_uid" : "max_per_tag",
+				draft_title(s, t, sizeof(t)));
+		}
+	}
+}
+
 void draft_check(struct draft *d)
 {
 	check_broker(d);
 	check_unused(d);
+	check_threads(d);
 	for (unsigned i = 1; i < d->nsections; i++) {
 		struct draft_section *s = d->sections[i];
 

@@ -86,8 +86,10 @@ struct conn {
 	bool retire; /* close when it becomes idle */
 	bool testing; /* RESETTING: only to see whether it still works */
 	bool resetting; /* conn_reset_done is due; what is in flight was started behind the reset */
+	bool promised; /* RESETTING: nobody follows, another I/O thread waits for it */
 	unsigned turn_sends; /* quick reads given to it in this turn of the loop */
 	bool shareable; /* BUSY: all that is in flight may share */
+	uint64_t dry_at; /* statements when it was made to run dry, see lending.c */
 	bool losing; /* its work is being taken away */
 	bool resume_wanted; /* the reader it was blocked by is gone */
 	bool flush_wanted; /* in io's list of connections to flush at the end of the turn */
@@ -183,6 +185,14 @@ struct driver {
 	/* Nothing is in flight: clean the session as told (enum conn_reset); 0: only see whether the
 	 * server answers.  Later conn_reset_done, before the end of what was started since. */
 	void (*reset)(struct conn *c, unsigned what);
+
+	/*
+	 * c is IDLE: what another struct conn, in another I/O thread, needs to go on with it; c has none any
+	 * more.  NULL: just now it cannot be parted from.  adopt: the other end, c has become IDLE.  Both NULL: the
+	 * driver's connections stay with their thread, and there may be no more than one.
+	 */
+	void *(*detach)(struct conn *c);
+	void (*adopt)(struct conn *c, void *parcel);
 
 	/* Give the connection up, in any state.  Requests in flight were taken away by the core, no
 	 * request_ callback may follow.  Later conn_closed(c, NULL). */

@@ -70,5 +70,7 @@ const struct driver driver_pg = {
 	.copy_end = pg_copy_end,
 	.cancel = pg_cancel,
 	.reset = pg_reset,
+	.detach = pg_detach,
+	.adopt = pg_adopt,
 	.close = pg_close,
 };

@@ -10,36 +10,18 @@
 
 #include "atomics.h"
 #include "doorbell.h"
+#include "queue.h"
 #include "sqlite_run.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <string.h>
-
-#ifdef SHM_TSAN
-#include <sanitizer/tsan_interface.h>
-/*
- * liburcu is not instrumented: what its queues order, ThreadSanitizer must be told.  Release before
- * the node is published, acquire after it was taken.
- */
-#define handing_over(node) __tsan_release(node)
-#define taken_over(node) __tsan_acquire(node)
-#else
-#define handing_over(node) ((void)(node))
-#define taken_over(node) ((void)(node))
-#endif
 
 /* Longest sleep without a look: a deadline is noticed late by at most this, where nobody rings. */
 #define WAIT_BLOCK_NS 50000000u
 #define WAIT_JOB_NS 60000000000u
 #define WAIT_OPEN_NS 20000000u
-
-struct queue {
-	struct __cds_wfcq_head head;
-	struct cds_wfcq_tail tail;
-};
 
 struct executor {
 	/* set before the thread starts */
@@ -113,47 +95,6 @@ void exec_job_destroy(struct exec_job *job)
 		free(job->rows);
 		free(job);
 	}
-}
-
-/* -- queues ------------------------------------------------------------------------------------ */
-
-static void queue_init(struct queue *q)
-{
-	__cds_wfcq_init(&q->head, &q->tail);
-}
-
-static void queue_push(struct queue *q, struct cds_wfcq_node *node)
-{
-	cds_wfcq_node_init(node);
-	handing_over(node);
-	(void)cds_wfcq_enqueue(&q->head, &q->tail, node);
-}
-
-static bool queue_empty(struct queue *q)
-{
-	return cds_wfcq_empty(&q->head, &q->tail);
-}
-
-/* NULL: empty.  CDS_WFCQ_WOULDBLOCK: the producer is between its two stores. */
-static struct cds_wfcq_node *queue_try(struct queue *q)
-{
-	struct cds_wfcq_node *node = __cds_wfcq_dequeue_nonblocking(&q->head, &q->tail);
-
-	if (node != NULL && node != CDS_WFCQ_WOULDBLOCK) {
-		taken_over(node);
-	}
-	return node;
-}
-
-/* For the executor, which may wait for the few instructions of the producer. */
-static struct cds_wfcq_node *queue_pop(struct queue *q)
-{
-	struct cds_wfcq_node *node;
-
-	while ((node = queue_try(q)) == CDS_WFCQ_WOULDBLOCK) {
-		sched_yield();
-	}
-	return node;
 }
 
 /* -- executor thread --------------------------------------------------------------------------- */

@@ -385,6 +385,7 @@ void probe_answered(struct server *s, const struct probe_answer *a)
 	if (!missed) {
 		look_for_primary(s);
 	}
+	server_tell(s);
 	if (!same_state(&before, &s->state)) {
 		server_changed(s);
 	}
@@ -458,6 +459,7 @@ void health_hurry(struct server *s)
 	uint64_t soon = s->asked_ns + HEALTH_RUSH_MS * MS;
 
 	if (s->probe == NULL) {
+		server_worry(s, SERVER_HURRY);
 		return;
 	}
 	s->hurry = HEALTH_HURRY_ANSWERS;
@@ -473,7 +475,7 @@ void health_doubt_role(struct server *s)
 	uint64_t now = io_now(s->io);
 	bool changes = s->state.role != ROLE_UNKNOWN;
 
-	if (s->probe == NULL || now - s->doubted_ns < HEALTH_DOUBT_MS * MS) {
+	if ((s->probe == NULL && s->io->shard == 0) || now - s->doubted_ns < HEALTH_DOUBT_MS * MS) {
 		health_hurry(s);
 		return;
 	}
@@ -481,11 +483,16 @@ void health_doubt_role(struct server *s)
 	s->doubted_ns = now;
 	s->state.role = ROLE_UNKNOWN;
 	s->state.writable = false;
-	s->hurry = HEALTH_HURRY_ANSWERS;
-	/* Neither an answer from before nor what an old session is told will do. */
-	s->driver->probe_drop(s->probe);
-	ask(s);
-	look_for_primary(s);
+	if (s->probe == NULL) {
+		server_worry(s, SERVER_DOUBT);
+	} else {
+		s->hurry = HEALTH_HURRY_ANSWERS;
+		/* Neither an answer from before nor what an old session is told will do. */
+		s->driver->probe_drop(s->probe);
+		ask(s);
+		look_for_primary(s);
+		server_tell(s);
+	}
 	if (changes) {
 		server_changed(s);
 	}

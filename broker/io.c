@@ -4,6 +4,7 @@
 
 #include "conn.h"
 #include "doorbell.h"
+#include "lending.h"
 #include "log.h"
 #include "pool.h"
 #include "session.h"
@@ -59,21 +60,30 @@ void conn_want_flush(struct conn *c)
 
 unsigned io_take_conn_row(struct io *io)
 {
-	for (; io->free_conn_row < io->nconn_rows; io->free_conn_row++) {
-		if (!io->conn_row_taken[io->free_conn_row]) {
-			io->conn_row_taken[io->free_conn_row] = true;
-			return io->free_conn_row;
+	struct io_shared *s = io->shared;
+	unsigned row = BOARD_NONE;
+
+	pthread_mutex_lock(&s->lock);
+	for (; row == BOARD_NONE && s->free_conn_row < s->nconn_rows; s->free_conn_row++) {
+		if (!s->conn_row_taken[s->free_conn_row]) {
+			s->conn_row_taken[s->free_conn_row] = true;
+			row = s->free_conn_row;
 		}
 	}
-	return BOARD_NONE;
+	pthread_mutex_unlock(&s->lock);
+	return row;
 }
 
 void io_drop_conn_row(struct io *io, unsigned row)
 {
+	struct io_shared *s = io->shared;
+
 	if (row != BOARD_NONE) {
-		io->conn_row_taken[row] = false;
-		io->free_conn_row = row < io->free_conn_row ? row : io->free_conn_row;
 		board_conn_row(io->board, row, NULL);
+		pthread_mutex_lock(&s->lock);
+		s->conn_row_taken[row] = false;
+		s->free_conn_row = row < s->free_conn_row ? row : s->free_conn_row;
+		pthread_mutex_unlock(&s->lock);
 	}
 }
 
@@ -229,6 +239,37 @@ static void work(struct io *io)
 	answer(io);
 }
 
+/* With other I/O threads, which this must not keep waiting: true, it does. */
+static bool keeps_others_waiting(struct io *io)
+{
+	bool some = false;
+
+	for (unsigned i = 0; i < io->npools; i++) {
+		some |= io->pools[i] != NULL && lending_is_due(io->pools[i]);
+	}
+	return some;
+}
+
+static void show_lines(struct io *io)
+{
+	for (unsigned i = 0; i < io->npools; i++) {
+		if (io->pools[i] != NULL) {
+			lending_show(io->pools[i]);
+		}
+	}
+}
+
+/* The loop may block now, unless somebody needs it. */
+static void arm(struct io *io)
+{
+	if (io->lines != NULL) {
+		show_lines(io); /* before the fence in arm_hot, see lending.h */
+	}
+	if (arm_hot(io) || (io->lines != NULL && keeps_others_waiting(io))) {
+		io_again(io);
+	}
+}
+
 /* All but the arming; true if there was anything to do. */
 static bool take_turn(struct io *io)
 {
@@ -266,9 +307,7 @@ static bool take_turn(struct io *io)
 void io_turn(struct io *io)
 {
 	(void)take_turn(io);
-	if (arm_hot(io)) {
-		io_again(io);
-	}
+	arm(io);
 }
 
 static void on_prepare(uv_prepare_t *h)
@@ -277,8 +316,8 @@ static void on_prepare(uv_prepare_t *h)
 
 	if (take_turn(io) ? may_spin(io) : spin(io)) {
 		io_again(io); /* nobody needs to ring meanwhile */
-	} else if (arm_hot(io)) {
-		io_again(io);
+	} else {
+		arm(io);
 	}
 }
 
@@ -402,6 +441,15 @@ int io_init(struct io *io, const struct config *config, struct board *board)
 	uv_timer_start(&io->tick, on_tick, 0, IO_TICK_MS);
 	uv_poll_start(&io->bells, UV_READABLE, on_bells);
 	return 0;
+}
+
+int io_init_beside(struct io *io, const struct io *first, struct board *board)
+{
+	int err = io_init(io, first->config, board);
+
+	io->shared = first->shared;
+	io->identity = first->identity;
+	return err;
 }
 
 void io_run(struct io *io)

@@ -15,7 +15,8 @@
  * A session is hot from its bell until it was quiet for IO_QUIET_TURNS turns.  A hot session is
  * polled and costs no system call; the others are armed and cost nothing.
  *
- * Nothing here is global: another I/O thread is another struct io.
+ * Nothing here is global: another I/O thread is another struct io (shards.h).  What all of them share
+ * is struct io_shared.
  */
 #ifndef BROKER_IO_H
 #define BROKER_IO_H
@@ -27,12 +28,36 @@
 #include "statement.h"
 #include "timer.h"
 
+#include <pthread.h>
 #include <uv.h>
 
+struct lending_line;
 struct listener;
 struct pool;
 struct server;
 struct session;
+struct shards;
+
+/* A row of the workers table. */
+struct io_seat {
+	bool taken;
+	uint32_t uid;
+};
+
+/*
+ * What the I/O threads of a broker share: rows of the board, and the word on what may be opened.  All
+ * of it under the lock, which is held for a few instructions, and never while a statement is served.
+ */
+struct io_shared {
+	pthread_mutex_t lock;
+	bool *conn_row_taken; /* rows of the connections table */
+	unsigned nconn_rows;
+	unsigned free_conn_row; /* those before are taken */
+	struct io_seat *seats; /* rows of the workers table */
+	unsigned nseats;
+	unsigned nseated;
+	uint64_t incarnations; /* last given */
+};
 
 struct io {
 	uv_loop_t loop;
@@ -61,9 +86,11 @@ struct io {
 	struct server **servers; /* by their rows on the board; NULL: none any more */
 	unsigned nservers;
 	unsigned nremoved; /* servers that are in no table any more and have members still */
-	bool *conn_row_taken; /* rows of the connections table */
-	unsigned nconn_rows;
-	unsigned free_conn_row; /* those before are taken */
+	struct io_shared *shared;
+	struct shards *shards; /* NULL: no other I/O threads */
+	unsigned shard; /* number among them; 0 alone does what is done once */
+	struct lending_line *lines; /* with others: of all of them */
+	struct listener *listener; /* NULL: nobody may attach */
 
 	struct cds_list_head sessions; /* all, struct session.link */
 	struct cds_list_head hot; /* polled each turn, struct session.hot_link */
@@ -72,10 +99,7 @@ struct io {
 	struct cds_list_head free_requests; /* struct request.link */
 	unsigned nfree_requests;
 	unsigned nsessions;
-	bool *slot_taken; /* rows of the workers table */
-	unsigned nslots;
 	struct segment_identity identity;
-	uint64_t incarnations; /* last given */
 	bool stopping; /* no new work; session requests fail with FAIL_SHUTDOWN */
 	void (*on_tick)(struct io *io, void *arg); /* broker.c's part of housekeeping */
 	void *on_tick_arg;
@@ -85,6 +109,8 @@ struct io {
 #define IO_TICK_MS 100u
 
 int io_init(struct io *io, const struct config *config, struct board *board) must_use;
+/* Another one of the same broker. */
+int io_init_beside(struct io *io, const struct io *first, struct board *board) must_use;
 /* The work of one turn, at whose end the loop may block; tests do it step by step. */
 void io_turn(struct io *io);
 /* Run until io_stop. */

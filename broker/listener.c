@@ -7,6 +7,7 @@
 #include "log.h"
 #include "pool.h"
 #include "session.h"
+#include "shards.h"
 
 #include <errno.h>
 #include <grp.h>
@@ -276,6 +277,7 @@ static void end_handshake(struct handshake *hs, bool keep)
 	uv_close((uv_handle_t *)&hs->timer, on_handshake_closed);
 	if (!keep) {
 		close(hs->sock);
+		shards_unplace(l->io);
 	}
 	l->half_open--;
 	free_listener_when_idle(l);
@@ -306,12 +308,9 @@ static int peer_pidfd(int sock, int32_t pid)
 	return (int)syscall(SYS_pidfd_open, pid, 0); /* before Linux 6.5 */
 }
 
-static const char *check_limits(
+static const char *check_peer(
 	struct listener *l, int sock, const struct ucred *cred, char *buf, size_t size)
 {
-	const struct config_broker *c = &l->io->config->broker;
-	int64_t per_uid = c->max_workers_per_uid > 0 ? c->max_workers_per_uid : c->max_workers;
-
 	if (l->io->stopping) {
 		return "the broker is shutting down";
 	}
@@ -320,16 +319,24 @@ static const char *check_limits(
 			cred->uid);
 		return buf;
 	}
-	if (l->io->nsessions >= (unsigned)c->max_workers) {
-		snprintf(buf, size, "too many workers (max_workers = %lld)", (long long)c->max_workers);
-		return buf;
-	}
-	if (sessions_of_uid(l->io, cred->uid) >= (unsigned)per_uid) {
-		snprintf(buf, size, "too many workers of user %u (max_workers_per_uid = %lld)",
-			cred->uid, (long long)per_uid);
-		return buf;
-	}
 	return NULL;
+}
+
+static void refuse_session(struct handshake *hs, const struct ucred *cred, int err)
+{
+	const struct config_broker *c = &hs->l->io->config->broker;
+	char text[128];
+
+	if (err == -EUSERS) {
+		snprintf(text, sizeof(text), "too many workers (max_workers = %lld)",
+			(long long)c->max_workers);
+	} else if (err == -EDQUOT) {
+		snprintf(text, sizeof(text), "too many workers of user %u (max_workers_per_uid = %lld)",
+			cred->uid, (long long)c->max_workers_per_uid);
+	} else {
+		snprintf(text, sizeof(text), "cannot create segments: %s", strerror(-err));
+	}
+	refuse(hs, FAIL_REFUSED, text, cred->pid);
 }
 
 static void offer_segments(struct handshake *hs, const struct attach_hello *hello,
@@ -352,11 +359,8 @@ static void offer_segments(struct handshake *hs, const struct attach_hello *hell
 	}
 	err = session_create(io, hs->sock, &id, pool, kib, &hs->session, &fds);
 	if (err < 0) {
-		char text[128];
-
 		close(id.pidfd);
-		snprintf(text, sizeof(text), "cannot create segments: %s", strerror(-err));
-		refuse(hs, FAIL_REFUSED, text, cred->pid);
+		refuse_session(hs, cred, err);
 		return;
 	}
 	init_reply(&r);
@@ -397,7 +401,7 @@ static void handle_hello(
 		return;
 	}
 	h->name[sizeof(h->name) - 1] = h->pool[sizeof(h->pool) - 1] = '\0';
-	why = check_limits(hs->l, hs->sock, cred, buf, sizeof(buf));
+	why = check_peer(hs->l, hs->sock, cred, buf, sizeof(buf));
 	if (why == NULL && h->pool[0] != '\0') {
 		pool = config_pool_index(hs->l->io->config, h->pool);
 		why = pool < 0 ? "there is no pool of that name" : NULL;
@@ -477,18 +481,15 @@ static struct handshake *begin_handshake(struct listener *l, int sock)
 		on_handshake_timeout(&hs->timer);
 	}
 	hs = calloc(1, sizeof(*hs));
-	if (hs == NULL) {
+	if (hs == NULL || uv_poll_init(&l->io->loop, &hs->poll, sock) < 0) {
 		close(sock);
+		free(hs);
+		shards_unplace(l->io);
 		return NULL;
 	}
 	hs->l = l;
 	hs->sock = sock;
 	hs->poll.data = hs->timer.data = hs;
-	if (uv_poll_init(&l->io->loop, &hs->poll, sock) < 0) {
-		close(sock);
-		free(hs);
-		return NULL;
-	}
 	uv_timer_init(&l->io->loop, &hs->timer);
 	hs->handles = 2;
 	l->half_open++;
@@ -496,6 +497,63 @@ static struct handshake *begin_handshake(struct listener *l, int sock)
 	uv_timer_start(&hs->timer, on_handshake_timeout, HANDSHAKE_MS, 0);
 	uv_poll_start(&hs->poll, UV_READABLE, on_handshake);
 	return hs;
+}
+
+/* -- which I/O thread -------------------------------------------------------------------------- */
+
+/* Somebody at the door, on the way to the I/O thread that will serve him. */
+struct caller {
+	struct mail mail;
+	int sock;
+	bool said_hello; /* it came along with the socket */
+	struct attach_hello hello;
+	ssize_t len;
+	struct ucred cred;
+};
+
+static void let_in(struct listener *l, const struct caller *c)
+{
+	struct handshake *hs = begin_handshake(l, c->sock);
+
+	if (hs != NULL && c->said_hello) {
+		struct attach_hello h = c->hello;
+
+		handle_hello(hs, &h, c->len, &c->cred);
+	}
+}
+
+static void deliver_caller(struct io *io, struct mail *m)
+{
+	struct caller *c = container_of(m, struct caller, mail);
+
+	if (io->listener == NULL) { /* closed meanwhile */
+		close(c->sock);
+		shards_unplace(io);
+	} else {
+		let_in(io->listener, c);
+	}
+	free(c);
+}
+
+/* To the I/O thread that has the fewest, for good. */
+static void usher(struct listener *l, const struct caller *c)
+{
+	struct io *to = shards_place(l->io);
+	struct caller *copy;
+
+	if (to == l->io) {
+		let_in(l, c);
+		return;
+	}
+	copy = malloc(sizeof(*copy));
+	if (copy == NULL) {
+		close(c->sock);
+		shards_unplace(to);
+		return;
+	}
+	*copy = *c;
+	copy->mail.deliver = deliver_caller;
+	shards_post(to, &copy->mail);
 }
 
 /* -- sockets ----------------------------------------------------------------------------------- */
@@ -532,7 +590,7 @@ static void on_listen(uv_poll_t *p, int status, int events)
 			}
 			return;
 		}
-		begin_handshake(l, sock);
+		usher(l, &(struct caller){.sock = sock});
 	}
 }
 
@@ -562,36 +620,26 @@ static void on_inherited(uv_poll_t *p, int status, int events)
 	(void)status;
 	(void)events;
 	for (int i = 0; i < ACCEPT_BATCH; i++) {
-		struct attach_hello h;
-		struct ucred cred = {0};
-		socklen_t len = sizeof(cred);
-		struct handshake *hs;
-		int fd = -1;
-		ssize_t n = receive(l->attach_fd, &h, sizeof(h), &fd);
+		struct caller c = {.sock = -1, .said_hello = true};
+		socklen_t len = sizeof(c.cred);
 
-		if (n < 0) {
+		c.len = receive(l->attach_fd, &c.hello, sizeof(c.hello), &c.sock);
+		if (c.len < 0) {
 			return;
 		}
-		if (n == 0 && fd < 0 && hung_up(l->attach_fd)) { /* nobody holds the other end */
+		if (c.len == 0 && c.sock < 0 && hung_up(l->attach_fd)) { /* nobody holds the other end */
 			uv_poll_stop(p);
 			return;
 		}
-		if (fd < 0) {
+		if (c.sock < 0) {
 			continue;
 		}
-		if (!is_seqpacket(fd)) {
-			close(fd);
+		if (!is_seqpacket(c.sock) ||
+			getsockopt(c.sock, SOL_SOCKET, SO_PEERCRED, &c.cred, &len) < 0) {
+			close(c.sock);
 			continue;
 		}
-		hs = begin_handshake(l, fd);
-		if (hs == NULL) {
-			continue;
-		}
-		if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0) {
-			end_handshake(hs, false);
-			continue;
-		}
-		handle_hello(hs, &h, n, &cred);
+		usher(l, &c);
 	}
 }
 
@@ -644,8 +692,8 @@ static void watch(struct listener *l, uv_poll_t *p, int fd, uv_poll_cb cb)
 	l->handles++;
 }
 
-int listener_create(struct io *io, const char *path, int mode, int listen_fd, int attach_fd,
-	struct listener **out, char *err, size_t errlen)
+/* One that listens to nothing: for I/O threads whose sessions come by mail. */
+static int create(struct io *io, struct listener **out, char *err, size_t errlen)
 {
 	struct listener *l = calloc(1, sizeof(*l));
 
@@ -654,24 +702,31 @@ int listener_create(struct io *io, const char *path, int mode, int listen_fd, in
 		return -ENOMEM;
 	}
 	l->io = io;
+	l->listen_fd = l->attach_fd = -1;
 	CDS_INIT_LIST_HEAD(&l->handshakes);
 	if (parse_allowed(io->config->broker.allow_users, false, &l->users, err, errlen) < 0 ||
 		parse_allowed(io->config->broker.allow_groups, true, &l->groups, err, errlen) < 0) {
 		free(l);
 		return -EINVAL;
 	}
+	*out = l;
+	return 0;
+}
+
+static int listen_to(struct listener *l, const char *path, int mode, int listen_fd, int attach_fd,
+	char *err, size_t errlen)
+{
 	l->listen_fd = listen_fd;
 	l->attach_fd = attach_fd;
 	if (listen_fd < 0) {
 		l->listen_fd = bind_socket(path, mode, err, errlen);
 		if (l->listen_fd < 0) {
-			free(l);
 			return -EADDRINUSE;
 		}
 		l->own_path = true;
 		snprintf(l->path, sizeof(l->path), "%s", path);
 	}
-	uv_timer_init(&io->loop, &l->again);
+	uv_timer_init(&l->io->loop, &l->again);
 	l->again.data = l;
 	l->handles++;
 	watch(l, &l->listen, l->listen_fd, on_listen);
@@ -679,8 +734,26 @@ int listener_create(struct io *io, const char *path, int mode, int listen_fd, in
 		l->has_inherited = true;
 		watch(l, &l->inherited, attach_fd, on_inherited);
 	}
-	*out = l;
 	return 0;
+}
+
+int listener_create(struct io *io, const char *path, int mode, int listen_fd, int attach_fd,
+	char *err, size_t errlen)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; rc == 0 && i < shards_count(io); i++) {
+		struct io *x = shards_at(io, i);
+
+		rc = create(x, &x->listener, err, errlen);
+	}
+	if (rc == 0) {
+		rc = listen_to(io->listener, path, mode, listen_fd, attach_fd, err, errlen);
+	}
+	if (rc < 0) {
+		listener_destroy(io);
+	}
+	return rc;
 }
 
 static void on_listener_closed(uv_handle_t *h)
@@ -691,14 +764,8 @@ static void on_listener_closed(uv_handle_t *h)
 	free_listener_when_idle(l);
 }
 
-void listener_destroy(struct listener **lp)
+static void stop_listening(struct listener *l)
 {
-	struct listener *l = *lp;
-
-	if (l == NULL) {
-		return;
-	}
-	*lp = NULL;
 	uv_close((uv_handle_t *)&l->listen, on_listener_closed);
 	uv_close((uv_handle_t *)&l->again, on_listener_closed);
 	if (l->has_inherited) {
@@ -707,6 +774,19 @@ void listener_destroy(struct listener **lp)
 	close(l->listen_fd);
 	if (l->own_path) {
 		unlink(l->path);
+	}
+}
+
+static void destroy(struct io *io)
+{
+	struct listener *l = io->listener;
+
+	if (l == NULL) {
+		return;
+	}
+	io->listener = NULL;
+	if (l->listen_fd >= 0) {
+		stop_listening(l);
 	}
 	l->half_open++; /* keeps l while the handshakes end */
 	while (!cds_list_empty(&l->handshakes)) {
@@ -718,4 +798,11 @@ void listener_destroy(struct listener **lp)
 	l->half_open--;
 	l->closing = true;
 	free_listener_when_idle(l);
+}
+
+void listener_destroy(struct io *io)
+{
+	for (unsigned i = 0; i < shards_count(io); i++) {
+		destroy(shards_at(io, i));
+	}
 }

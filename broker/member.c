@@ -3,10 +3,12 @@
 #include "member.h"
 
 #include "conn.h"
+#include "hash.h"
 #include "io.h"
 #include "lease.h"
 #include "log.h"
 #include "pool.h"
+#include "shards.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,7 +31,15 @@ unsigned member_open(const struct member *m)
 	return m->nconns - m->state_count[CONN_CLOSED];
 }
 
-/* Of those, the ones that are not on their way out. */
+/* Those that other I/O threads have, or are lending. */
+static unsigned elsewhere(const struct member *m)
+{
+	unsigned all = tally_open(m->tally), here = member_open(m);
+
+	return all > here ? all - here : 0;
+}
+
+/* Here, and not on their way out. */
 static unsigned staying(const struct member *m)
 {
 	return member_open(m) - m->state_count[CONN_CLOSING];
@@ -49,9 +59,8 @@ bool member_can_serve(const struct member *m)
 
 bool member_is_ready(const struct member *m)
 {
-	unsigned n = m->state_count[CONN_IDLE] + member_used(m);
-
-	return m->split ? n == m->nconns : n > 0;
+	return m->split ? m->state_count[CONN_IDLE] + member_used(m) == m->nconns
+			: get(&m->tally->n[PHASE_READY]) > 0;
 }
 
 /* -- how many ---------------------------------------------------------------------------------- */
@@ -71,21 +80,45 @@ static unsigned size_of(const struct member *m)
 	return m->split ? m->nconns : m->driver->size(m->server_priv, config(m));
 }
 
-static unsigned wanted(const struct member *m)
+/* Of what is kept open for nobody in particular; the rest of it is elsewhere. */
+static unsigned least(const struct member *m)
 {
-	unsigned size = size_of(m);
-	unsigned least = config(m)->min_idle < 0 || m->split ? size : (unsigned)config(m)->min_idle;
+	unsigned n = config(m)->min_idle < 0 || m->split ? size_of(m) : (unsigned)config(m)->min_idle;
+
+	if (n == 0 && !m->pool->ever_ready) {
+		n = 1; /* to see at the start whether it can be reached */
+	}
+	return n > elsewhere(m) ? n - elsewhere(m) : 0;
+}
+
+/* Which part of n this I/O thread opens. */
+static unsigned part_of(const struct member *m, unsigned n)
+{
+	unsigned of = shards_count(m->pool->io);
+
+	return of == 1 ? n : n / of + (m->pool->io->shard < n % of);
+}
+
+/* How many there may be here, of which `idle` need no reason. */
+static unsigned wanted(const struct member *m, unsigned idle)
+{
 	unsigned n = member_used(m) + waiting(m);
-	unsigned most = size + (m->split ? 0 : (unsigned)config(m)->max_overflow);
+	unsigned most = size_of(m) + (m->split ? 0 : (unsigned)config(m)->max_overflow);
 
 	if (m->index == MEMBER_DRAINING) {
 		return 0;
 	}
-	if (least == 0 && !m->pool->ever_ready) {
-		least = 1; /* to see at the start whether it can be reached */
-	}
-	n = n < least ? least : n;
+	most = most > elsewhere(m) ? most - elsewhere(m) : 0;
+	n = n < idle ? idle : n;
 	return (n > most ? most : n) + (m->replacing ? 1 : 0);
+}
+
+/* The same, where the other I/O threads open their parts of what is missing. */
+static unsigned wanted_to_open(const struct member *m)
+{
+	unsigned some = least(m), part = part_of(m, some + elsewhere(m));
+
+	return wanted(m, part < some && !m->replacing ? part : some);
 }
 
 /* Connections that other pools are sure of and have not opened. */
@@ -96,10 +129,10 @@ static unsigned reserved_by_others(const struct member *m)
 
 	cds_list_for_each_entry(o, &m->server->members, server_link)
 	{
-		unsigned sure = (unsigned)config(o)->guaranteed;
+		unsigned sure = (unsigned)config(o)->guaranteed, open = tally_open(o->tally);
 
-		if (o->pool != m->pool && o->index != MEMBER_DRAINING && sure > member_open(o)) {
-			n += sure - member_open(o);
+		if (o->pool != m->pool && o->index != MEMBER_DRAINING && sure > open) {
+			n += sure - open;
 		}
 	}
 	return n;
@@ -113,31 +146,62 @@ static unsigned hungry_others(const struct member *m)
 
 	cds_list_for_each_entry(o, &m->server->members, server_link)
 	{
-		n += o->pool != m->pool && waiting(o) > 0 && member_open(o) < wanted(o);
+		n += o->pool != m->pool && waiting(o) > 0 &&
+		     member_open(o) < wanted_to_open(o);
 	}
 	return n;
 }
 
 /* One limit per server over all its pools; an idle connection is opened in nobody's place. */
-static bool server_has_room(const struct member *m)
+bool member_has_room(const struct member *m)
 {
 	unsigned max = (unsigned)m->server->config->max_connections;
 
 	if (max == 0) {
 		return true;
 	}
-	if (member_open(m) < (unsigned)config(m)->guaranteed) {
-		return m->server->open < max;
+	if (tally_open(m->tally) < (unsigned)config(m)->guaranteed) {
+		return tally_open(m->server->tally) < max;
 	}
-	return m->server->open + reserved_by_others(m) + (waiting(m) > 0 ? 0 : hungry_others(m)) <
+	return tally_open(m->server->tally) + reserved_by_others(m) +
+		       (waiting(m) > 0 ? 0 : hungry_others(m)) <
 	       max;
 }
 
-/* The longest idle connection that o can spare. */
-static struct conn *spare_of(struct member *o)
+static bool may_connect(const struct member *m)
+{
+	return member_can_serve(m) &&
+	       get(&m->tally->n[PHASE_OPENING]) < (m->split ? m->nconns
+							    : (unsigned)config(m)->max_connecting) &&
+	       (m->backoff_ns == 0 || m->next_connect_ns <= io_now(m->pool->io));
+}
+
+/* Count one that is about to be opened, if the limits allow it; all I/O threads ask one by one. */
+static bool reserve(struct member *m)
+{
+	struct io_shared *sh = m->pool->io->shared;
+	bool may;
+
+	pthread_mutex_lock(&sh->lock);
+	may = member_open(m) < wanted_to_open(m) && may_connect(m) && member_has_room(m);
+	if (may) {
+		tally_move(m->tally, PHASE_CLOSED, PHASE_OPENING);
+		tally_move(m->server->tally, PHASE_CLOSED, PHASE_OPENING);
+	}
+	pthread_mutex_unlock(&sh->lock);
+	return may;
+}
+
+static void unreserve(struct member *m)
+{
+	tally_move(m->tally, PHASE_OPENING, PHASE_CLOSED);
+	tally_move(m->server->tally, PHASE_OPENING, PHASE_CLOSED);
+}
+
+struct conn *member_spare(struct member *o)
 {
 	if (cds_list_empty(&o->in_state[CONN_IDLE]) || waiting(o) > 0 || o->split ||
-		staying(o) <= (unsigned)config(o)->guaranteed) {
+		tally_staying(o->tally) <= (unsigned)config(o)->guaranteed) {
 		return NULL;
 	}
 	return cds_list_entry(o->in_state[CONN_IDLE].prev, struct conn, link);
@@ -150,7 +214,7 @@ static void take_room(struct member *m)
 
 	cds_list_for_each_entry(o, &m->server->members, server_link)
 	{
-		struct conn *c = o->pool != m->pool ? spare_of(o) : NULL;
+		struct conn *c = o->pool != m->pool ? member_spare(o) : NULL;
 
 		if (c != NULL) {
 			conn_give_up(c, NULL);
@@ -178,7 +242,7 @@ static int add_conn(struct member *m)
 	return 0;
 }
 
-static struct conn *closed_conn(struct member *m)
+struct conn *member_closed_conn(struct member *m)
 {
 	if (cds_list_empty(&m->in_state[CONN_CLOSED]) && add_conn(m) < 0) {
 		return NULL;
@@ -187,30 +251,23 @@ static struct conn *closed_conn(struct member *m)
 	return cds_list_entry(m->in_state[CONN_CLOSED].prev, struct conn, link);
 }
 
-static bool may_connect(const struct member *m)
-{
-	return member_can_serve(m) &&
-	       m->state_count[CONN_CONNECTING] < (unsigned)(m->split ? m->nconns
-								     : config(m)->max_connecting) &&
-	       (m->backoff_ns == 0 || m->next_connect_ns <= io_now(m->pool->io));
-}
-
 void member_grow(struct member *m)
 {
 	if (m->pool->closing || m->pool->io->stopping) {
 		return;
 	}
-	while (member_open(m) < wanted(m) && may_connect(m)) {
+	while (member_open(m) < wanted_to_open(m) && may_connect(m)) {
 		struct conn *c;
 
-		if (!server_has_room(m)) {
+		if (!reserve(m)) {
 			if (waiting(m) > 0) {
 				take_room(m); /* there is room when it is closed */
 			}
 			return;
 		}
-		c = closed_conn(m);
+		c = member_closed_conn(m);
 		if (c == NULL) {
+			unreserve(m);
 			return;
 		}
 		conn_open(c);
@@ -261,21 +318,36 @@ static void retire(struct conn *c)
 	}
 }
 
+/* One at a time over all I/O threads: false, another one does. */
+static bool start_replacing(struct member *m)
+{
+	m->replacing = exchange(&m->tally->replacing, 1) == 0;
+	return m->replacing;
+}
+
+static void stop_replacing(struct member *m)
+{
+	if (m->replacing) {
+		m->replacing = false;
+		put(&m->tally->replacing, 0);
+	}
+}
+
 void member_connected(struct member *m)
 {
 	m->backoff_ns = 0;
 	m->next_connect_ns = 0;
 	m->permanent_failure = false;
 	m->last_error[0] = '\0';
-	if (!m->ever_ready) {
-		m->ever_ready = true;
+	put(&m->tally->error, 0);
+	if (get(&m->tally->was_ready) == 0 && exchange(&m->tally->was_ready, 1) == 0) {
 		log_info("pool %s: connected to server %s", config(m)->name,
 			m->server->config->name);
 	}
 	if (m->replacing) {
 		struct conn *old = oldest(m);
 
-		m->replacing = false;
+		stop_replacing(m);
 		if (old != NULL && is_old(m, old)) {
 			retire(old);
 		}
@@ -296,14 +368,22 @@ static void back_off(struct member *m)
 			     (m->backoff_ns / 5) * (uint64_t)(random() & 0xff) / 256;
 }
 
+/* Each thing is said once, whichever I/O thread met it. */
+static bool is_news(const struct member *m)
+{
+	uint64_t hash = hash_bytes(m->last_error, strlen(m->last_error));
+
+	return exchange(&m->tally->error, hash) != hash;
+}
+
 void member_connect_failed(struct member *m, const struct failure *f)
 {
 	count(m, POOL_METRIC_CONNECT_FAILURES, 1);
-	m->replacing = false;
+	stop_replacing(m);
 	back_off(m);
 	m->permanent_failure = health_is_permanent(f->sqlstate);
-	if (strcmp(m->last_error, f->message) != 0) { /* say each thing once */
-		snprintf(m->last_error, sizeof(m->last_error), "%s", f->message);
+	snprintf(m->last_error, sizeof(m->last_error), "%s", f->message);
+	if (is_news(m)) {
 		log_warning("pool %s: cannot connect to server %s: %s", config(m)->name,
 			m->server->config->name, f->message);
 		board_event(m->pool->io->board, BOARD_EVENT_CONNECT_FAILURE,
@@ -334,15 +414,16 @@ static bool owes_room(const struct member *m)
 {
 	unsigned max = (unsigned)m->server->config->max_connections;
 
-	return max != 0 && staying(m) > (unsigned)config(m)->guaranteed &&
-	       m->server->open + reserved_by_others(m) > max;
+	return max != 0 && tally_staying(m->tally) > (unsigned)config(m)->guaranteed &&
+	       tally_open(m->server->tally) + reserved_by_others(m) > max;
 }
 
 bool member_keeps(const struct member *m, const struct conn *c)
 {
 	return m->index != MEMBER_DRAINING && !c->retire && !m->pool->io->stopping &&
 	       !owes_room(m) &&
-	       (m->split || staying(m) <= size_of(m) + (m->replacing ? 1 : 0) ||
+	       (m->split ||
+		       tally_staying(m->tally) <= size_of(m) + get(&m->tally->replacing) ||
 		       m->pool->nwaiters > 0);
 }
 
@@ -351,13 +432,16 @@ static void replace_old(struct member *m)
 {
 	struct conn *c = oldest(m);
 
+	if (m->replacing && m->state_count[CONN_CONNECTING] == 0 && may_connect(m)) {
+		stop_replacing(m); /* there is no place for it any more */
+	}
 	if (m->replacing || c == NULL || !is_old(m, c)) {
 		return;
 	}
-	if (staying(m) > wanted(m) || !server_has_room(m)) {
+	if (staying(m) > wanted(m, least(m)) || !member_has_room(m)) {
 		retire(c);
 	} else if (may_connect(m)) {
-		m->replacing = true;
+		(void)start_replacing(m);
 	}
 }
 
@@ -369,9 +453,10 @@ static void retire_idle(struct member *m)
 
 	while (!cds_list_empty(&m->in_state[CONN_IDLE])) {
 		struct conn *c = cds_list_entry(m->in_state[CONN_IDLE].prev, struct conn, link);
-		bool beyond = staying(m) > size && m->pool->nwaiters == 0 && !m->replacing;
+		bool beyond = tally_staying(m->tally) > size && m->pool->nwaiters == 0 &&
+			      get(&m->tally->replacing) == 0;
 
-		if (!beyond && (idle_ns == 0 || staying(m) <= wanted(m) ||
+		if (!beyond && (idle_ns == 0 || staying(m) <= wanted(m, least(m)) ||
 				       now - c->idle_since_ns <= idle_ns)) {
 			return;
 		}
@@ -382,7 +467,7 @@ static void retire_idle(struct member *m)
 /* What was to be opened for somebody who was served by another one. */
 static void drop_surplus(struct member *m)
 {
-	while (m->state_count[CONN_CONNECTING] > 0 && staying(m) > wanted(m)) {
+	while (m->state_count[CONN_CONNECTING] > 0 && staying(m) > wanted(m, least(m))) {
 		conn_give_up(cds_list_first_entry(
 				     &m->in_state[CONN_CONNECTING], struct conn, link),
 			NULL);
@@ -448,7 +533,7 @@ void member_close(struct member *m, const struct failure *f)
 	for (unsigned i = 0; i < m->nconns; i++) {
 		conn_give_up(m->conns[i], f);
 	}
-	m->replacing = false;
+	stop_replacing(m);
 }
 
 void member_drain(struct member *m)
@@ -474,12 +559,17 @@ static bool roles_differ(const struct member *m)
 }
 
 int member_create(struct pool *p, struct server *s, const struct config_server *server,
-	const struct config_pool *pool, struct member **out, char *err, size_t errlen)
+	const struct config_pool *pool, struct tally *tally, struct member **out, char *err,
+	size_t errlen)
 {
 	struct member *m = calloc(1, sizeof(*m));
 
-	if (m == NULL) {
+	if (m != NULL) {
+		m->tally = tally != NULL ? tally_hold(tally) : tally_create();
+	}
+	if (m == NULL || m->tally == NULL) {
 		snprintf(err, errlen, "out of memory");
+		free(m);
 		return -1;
 	}
 	m->pool = p;
@@ -490,6 +580,7 @@ int member_create(struct pool *p, struct server *s, const struct config_server *
 		CDS_INIT_LIST_HEAD(&m->in_state[i]);
 	}
 	if (m->driver->server_open(p->io, server, pool, &m->server_priv, err, errlen) < 0) {
+		tally_put(m->tally);
 		free(m);
 		return -1;
 	}
@@ -521,6 +612,8 @@ void member_destroy(struct member **mm)
 		free(m->conns[i]);
 	}
 	free(m->conns);
+	stop_replacing(m);
+	tally_put(m->tally);
 	free(m);
 	*mm = NULL;
 }

@@ -12,6 +12,11 @@
  * max_overflow more while requests wait, closed as soon as they are free.  One more for a moment
  * while an old connection is replaced: the new one is opened first.
  *
+ * With several I/O threads (shards.h) each has a member for the same server of the same pool, all
+ * with one tally, and the numbers above hold for all of them together: each opens what its own
+ * waiters need and its share of min_idle, and nothing beyond the common limits.  What it lacks then
+ * it is lent (lending.h).
+ *
  * I/O thread only.
  */
 #ifndef BROKER_MEMBER_H
@@ -29,9 +34,9 @@ struct member {
 	struct server *server;
 	const struct driver *driver;
 	void *server_priv;
+	struct tally *tally; /* over all I/O threads */
 	unsigned index; /* in pool->member and in decisions; MEMBER_DRAINING */
 	bool fenced; /* by the decision: another server is the primary */
-	unsigned nslow; /* slow statements that run there */
 	bool split; /* its connections differ in role (SQLite): reads and writes never compete */
 	struct conn **conns; /* by slot; only grows while the broker runs */
 	unsigned nconns;
@@ -39,7 +44,6 @@ struct member {
 	struct cds_list_head in_state[CONN_STATE_COUNT]; /* struct conn.link; IDLE: newest first */
 	uint64_t next_connect_ns; /* not before: back-off */
 	uint64_t backoff_ns;
-	bool ever_ready;
 	bool replacing; /* a connection is being opened in place of an old one */
 	bool permanent_failure; /* the last failure will not mend by itself: password, no database */
 	char last_error[256]; /* of the last failed connect */
@@ -48,15 +52,17 @@ struct member {
 };
 
 /*
- * A member that is DRAINING until pool_apply.  server, config: as they will be.  0, or negative and
- * a text that names what to change.
+ * A member that is DRAINING until pool_apply.  server, config: as they will be.  tally: of the same
+ * one in other I/O threads; NULL: this is the first.  0, or negative and a text that names what to
+ * change.
  */
 int member_create(struct pool *p, struct server *s, const struct config_server *server,
-	const struct config_pool *config, struct member **out, char *err, size_t errlen) must_use;
+	const struct config_pool *config, struct tally *tally, struct member **out, char *err,
+	size_t errlen) must_use;
 /* All connections are CLOSED. */
 void member_destroy(struct member **m);
 
-/* Connections that are open: not CLOSED. */
+/* Connections of this I/O thread that are open: not CLOSED. */
 unsigned member_open(const struct member *m);
 /* Of those, the ones at work: BUSY, LEASED or RESETTING. */
 unsigned member_used(const struct member *m);
@@ -73,6 +79,13 @@ void member_tick(struct member *m);
 void member_close(struct member *m, const struct failure *f);
 /* Not configured any more. */
 void member_drain(struct member *m);
+
+/* A slot for a connection that is lent to us.  NULL: no memory. */
+struct conn *member_closed_conn(struct member *m) must_use;
+/* May it have one more connection, as far as the server's limit goes? */
+bool member_has_room(const struct member *m);
+/* The longest idle connection that m can spare for another pool, or NULL. */
+struct conn *member_spare(struct member *m);
 
 /* Must c be tested before it is given to anyone? */
 bool member_is_stale(const struct member *m, const struct conn *c);

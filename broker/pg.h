@@ -41,6 +41,9 @@
  * GONE: conn and pg_backend have parted; the memory stays until libuv has closed the handles.  All
  * callbacks into the core may end in close(), so after each one `pg->c == NULL` is looked at.
  *
+ * A connection that is lent to another I/O thread leaves its pg_backend, which is GONE then, and gets a
+ * new one there; what the server knows of it, prepared statements and modes, goes along.
+ *
  * I/O thread only, but for the inside of pg_cancel.c.
  */
 #ifndef BROKER_PG_H
@@ -273,6 +276,8 @@ void pg_dial_stop(struct pg_dial *d);
 
 /* Who is told of events from now on. */
 void pg_socket_give(struct pg_socket *s, pg_socket_ready_fn *ready, void *owner);
+/* NULL: no memory, or not a socket that can be polled. */
+struct pg_socket *pg_socket_open(struct io *io, int fd) must_use;
 /* Events to poll for; s may be NULL. */
 void pg_socket_poll(struct pg_socket *s, int events);
 void pg_socket_close(struct pg_socket **s);
@@ -281,6 +286,8 @@ void pg_socket_close(struct pg_socket **s);
 
 void pg_connect(struct conn *c);
 void pg_close(struct conn *c);
+void *pg_detach(struct conn *c);
+void pg_adopt(struct conn *c, void *parcel);
 /*
  * The connection cannot go on.  Reported to the core from the loop, never from inside this call.
  * why NULL: what libpq says.

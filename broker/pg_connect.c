@@ -309,11 +309,10 @@ static void on_dialled(struct pg_dial *d)
 	}
 }
 
-void pg_connect(struct conn *c)
+static struct pg_backend *create(struct conn *c, struct pg_prepared *prepared)
 {
 	struct pg_server *s = c->server_priv;
 	struct pg_backend *pg = calloc(1, sizeof(*pg));
-	struct pg_prepared *prepared = pg_prepared_create(s->max_prepared);
 
 	/* Without memory for a few kilobytes nothing can be reported either. */
 	check(pg != NULL && prepared != NULL);
@@ -321,18 +320,78 @@ void pg_connect(struct conn *c)
 	pg->server = s;
 	pg_server_hold(s);
 	pg->refs = 2; /* the phase, and the timer */
-	pg->dial.server = s;
-	pg->dial.done = on_dialled;
 	pg->prepared = prepared;
 	c->priv = pg;
 	c->tx = CONN_TX_IDLE;
 	c->dirty = false;
-	c->backend_pid = 0;
 	uv_timer_init(io_uv(s->io), &pg->timer);
+	return pg;
+}
+
+void pg_connect(struct conn *c)
+{
+	struct pg_server *s = c->server_priv;
+	struct pg_backend *pg = create(c, pg_prepared_create(s->max_prepared));
+
+	pg->dial.server = s;
+	pg->dial.done = on_dialled;
+	c->backend_pid = 0;
 	uv_update_time(io_uv(s->io));
 	uv_timer_start(&pg->timer, on_timer, s->connect_timeout, 0);
 	if (!pg_dial_start(&pg->dial)) {
 		snprintf(pg->why_sqlstate, sizeof(pg->why_sqlstate), "%s", pg->dial.sqlstate);
 		pg_break(pg, pg->dial.why);
 	}
+}
+
+/* -- lending ----------------------------------------------------------------------------------- */
+
+/* What the next one needs.  libpq lets a connection be used by one thread after the other. */
+struct parcel {
+	PGconn *pq;
+	struct pg_prepared *prepared;
+	bool readonly;
+};
+
+static bool is_at_rest(struct pg_backend *pg)
+{
+	return pg->phase == PG_OPEN && !pg->broken && !pg->mute && !is_over(pg) &&
+	       pg_step_head(pg) == NULL && !pg->discarding && pg->cancel == PG_CANCEL_NONE && pg->cancel_job == NULL &&
+	       pg->copy == PG_COPY_NONE && !pg->want_write && !pg->blocked && !more_in_tls(pg);
+}
+
+void *pg_detach(struct conn *c)
+{
+	struct pg_backend *pg = c->priv;
+	struct parcel *p = is_at_rest(pg) ? malloc(sizeof(*p)) : NULL;
+
+	if (p == NULL) {
+		return NULL;
+	}
+	*p = (struct parcel){pg->pq, pg->prepared, pg->readonly};
+	pg->pq = NULL;
+	pg->prepared = NULL;
+	pg_part(pg);
+	pg_put(pg);
+	return p;
+}
+
+void pg_adopt(struct conn *c, void *parcel)
+{
+	struct parcel *p = parcel;
+	struct pg_backend *pg = create(c, p->prepared);
+
+	pg->pq = p->pq;
+	pg->readonly = p->readonly;
+	free(p);
+	PQsetNoticeReceiver(pg->pq, on_notice, pg);
+	watch_tls(pg);
+	pg_set_phase(pg, PG_OPEN);
+	pg->socket = pg_socket_open(pg->server->io, PQsocket(pg->pq));
+	if (pg->socket == NULL) {
+		pg_break(pg, "the socket cannot be polled");
+		return;
+	}
+	pg_socket_give(pg->socket, on_open_socket, pg);
+	pg_poll_update(pg);
 }

@@ -44,7 +44,7 @@ static void on_poll_closed(uv_handle_t *h)
 	free(container_of((uv_poll_t *)h, struct pg_socket, poll));
 }
 
-static struct pg_socket *socket_open(struct io *io, int fd)
+struct pg_socket *pg_socket_open(struct io *io, int fd)
 {
 	struct pg_socket *s = calloc(1, sizeof(*s));
 
@@ -149,7 +149,7 @@ static bool connect_step(struct pg_dial *d, PostgresPollingStatusType status)
 		return fail_as_libpq_says(d);
 	}
 	if (d->socket == NULL) {
-		d->socket = socket_open(d->server->io, fd);
+		d->socket = pg_socket_open(d->server->io, fd);
 		if (d->socket == NULL) {
 			return fail(d, "the socket cannot be polled");
 		}

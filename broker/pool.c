@@ -57,10 +57,14 @@ static const char *name_of(const struct pool *p, int server)
 	return server < 0 ? "none" : p->member[server]->server->config->name;
 }
 
+/* All I/O threads come to the same decision; one tells. */
 static void tell(struct pool *p, const struct decision *was)
 {
 	const struct decision *d = &p->decision;
 
+	if (p->io->shard > 0) {
+		return;
+	}
 	if (d->writer != was->writer && p->ever_ready) {
 		log_warning("pool %s: writes go to server %s, before: %s (%s)", p->config->name,
 			name_of(p, d->writer), name_of(p, was->writer), d->why);
@@ -160,7 +164,7 @@ void pool_cap_take(struct pool *p, struct member *m, struct capped *c, const str
 {
 	*c = (struct capped){.slow_on = choice_is_slow(p, r) ? m : NULL};
 	if (c->slow_on != NULL) {
-		m->nslow++;
+		add_shared(&m->tally->slow, 1);
 	}
 	if (p->config->max_per_uid > 0) {
 		c->uid = session_uid(r->session);
@@ -175,7 +179,7 @@ void pool_cap_take(struct pool *p, struct member *m, struct capped *c, const str
 void pool_cap_drop(struct pool *p, struct capped *c)
 {
 	if (c->slow_on != NULL) {
-		c->slow_on->nslow--;
+		add_shared(&c->slow_on->tally->slow, (uint32_t)-1);
 	}
 	if (c->uid_taken) {
 		caps_drop(&p->caps, CAP_UID, c->uid);
@@ -195,8 +199,7 @@ static struct request *first_waiter(struct pool *p, enum pool_queue q)
 		       : cds_list_first_entry(&p->waiters[q], struct request, link);
 }
 
-/* The first that may have another connection: for its user, its tag, and if it is slow. */
-static struct request *first_eligible(struct pool *p, enum pool_queue q)
+struct request *pool_first_eligible(struct pool *p, enum pool_queue q)
 {
 	bool caps = p->config->max_per_uid > 0 || p->config->max_per_tag > 0;
 	struct request *r;
@@ -212,7 +215,7 @@ static struct request *first_eligible(struct pool *p, enum pool_queue q)
 
 bool pool_wants(struct pool *p, enum pool_queue q)
 {
-	return first_eligible(p, q) != NULL;
+	return pool_first_eligible(p, q) != NULL;
 }
 
 static void dequeue(struct pool *p, struct request *r)
@@ -378,8 +381,8 @@ static bool serve_one(struct pool *p)
 	struct request *a, *b;
 
 	place_fresh(p);
-	a = first_eligible(p, POOL_QUEUE_ALL);
-	b = first_eligible(p, POOL_QUEUE_READS);
+	a = pool_first_eligible(p, POOL_QUEUE_ALL);
+	b = pool_first_eligible(p, POOL_QUEUE_READS);
 	if (a == NULL || (b != NULL && b->rank_ns < a->rank_ns)) {
 		struct request *t = a;
 
@@ -414,7 +417,9 @@ static void refuse_surplus(struct pool *p)
 		.message = "too many requests wait for a connection (max_waiting)"};
 	struct request *r;
 
-	while (p->config->max_waiting > 0 && p->nwaiters > (unsigned)p->config->max_waiting &&
+	while (p->config->max_waiting > 0 && p->nwaiters > 0 &&
+		p->nwaiters + lending_elsewhere(p, LENDING_WAITING) >
+			(unsigned)p->config->max_waiting &&
 		(r = last_newcomer(p)) != NULL) {
 		count(p, POOL_METRIC_REJECTED, 1);
 		request_give_up(r, &full);
@@ -428,7 +433,7 @@ void pool_grow(struct pool *p)
 	}
 }
 
-void pool_dispatch(struct pool *p)
+static void serve_waiters(struct pool *p)
 {
 	if (p->nwaiters == 0) {
 		return;
@@ -444,6 +449,17 @@ void pool_dispatch(struct pool *p)
 		}
 		pool_grow(p);
 	}
+}
+
+void pool_dispatch(struct pool *p)
+{
+	if (p->lending.line == NULL) {
+		serve_waiters(p);
+		return;
+	}
+	lending_give(p);
+	serve_waiters(p);
+	lending_ask(p);
 }
 
 /* -- complaints -------------------------------------------------------------------------------- */
@@ -480,6 +496,9 @@ static void describe_holders(struct pool *p, char *buf, size_t size)
 			shown++;
 		}
 	}
+	if (n < size) {
+		lending_describe_holders(p, shown == 0, buf + n, size - n);
+	}
 }
 
 static const char *last_error(const struct pool *p)
@@ -500,7 +519,8 @@ static const char *last_error(const struct pool *p)
 
 void pool_describe_wait(struct pool *p, char *buf, size_t size)
 {
-	unsigned idle = pool_count(p, CONN_IDLE), active = pool_used(p);
+	unsigned idle = pool_count(p, CONN_IDLE) + lending_elsewhere(p, LENDING_IDLE),
+		 active = pool_used(p) + lending_elsewhere(p, LENDING_ACTIVE);
 	const char *error = last_error(p);
 	const char *why = handback_why(p) != NULL ? handback_why(p) : p->decision.why;
 	char holders[320] = "";
@@ -509,8 +529,9 @@ void pool_describe_wait(struct pool *p, char *buf, size_t size)
 	snprintf(buf, size,
 		"no connection of pool %s became free in time (total=%u active=%u idle=%u waiting=%u "
 		"connecting=%u%s%s%s%s%s)",
-		p->config->name, active + idle, active, idle, p->nwaiters,
-		pool_count(p, CONN_CONNECTING), holders, p->writer == NULL ? "; " : "",
+		p->config->name, active + idle, active, idle,
+		p->nwaiters + lending_elsewhere(p, LENDING_WAITING),
+		pool_count(p, CONN_CONNECTING) + lending_elsewhere(p, LENDING_CONNECTING), holders, p->writer == NULL ? "; " : "",
 		p->writer == NULL ? why : "",
 		error[0] != '\0' ? "; last connect error: " : "", error);
 }
@@ -573,6 +594,7 @@ void pool_tick(struct pool *p)
 	handback_step(p);
 	tell_waiting(p);
 	p->ever_ready = p->ever_ready || pool_is_ready(p);
+	lending_tick(p);
 	pool_mirror(p);
 }
 
@@ -659,6 +681,7 @@ struct pool *pool_create(struct io *io, unsigned index, const struct config_pool
 	p->config = config;
 	p->decision.writer = -1;
 	p->expiry.fire = on_expiry;
+	lending_init(p);
 	CDS_INIT_LIST_HEAD(&p->members);
 	for (unsigned i = 0; i < POOL_QUEUES; i++) {
 		CDS_INIT_LIST_HEAD(&p->waiters[i]);
@@ -695,8 +718,8 @@ static struct member *member_that_stays(const struct pool *p, const struct confi
 }
 
 int pool_plan(struct pool *p, const struct config_pool *config, struct server *const *servers,
-	const struct config_server *configs, unsigned nservers, struct pool_plan *plan, char *err,
-	size_t errlen)
+	const struct config_server *configs, unsigned nservers, const struct pool_plan *first,
+	struct pool_plan *plan, char *err, size_t errlen)
 {
 	*plan = (struct pool_plan){.config = config};
 	check(config->nservers <= FAILOVER_MAX_SERVERS);
@@ -705,8 +728,10 @@ int pool_plan(struct pool *p, const struct config_pool *config, struct server *c
 
 		plan->member[i] = member_that_stays(p, config, servers[s], &configs[s]);
 		plan->kept[i] = plan->member[i] != NULL;
-		if (!plan->kept[i] && member_create(p, servers[s], &configs[s], config,
-					      &plan->member[i], err, errlen) < 0) {
+		if (!plan->kept[i] &&
+			member_create(p, servers[s], &configs[s], config,
+				first != NULL ? first->member[i]->tally : NULL, &plan->member[i], err,
+				errlen) < 0) {
 			pool_drop_plan(plan);
 			return -1;
 		}
@@ -774,6 +799,7 @@ void pool_destroy(struct pool **pp)
 		return;
 	}
 	check(pool_is_closed(p));
+	lending_finish(p);
 	io_timer_clear(p->io, &p->expiry);
 	cds_list_for_each_entry_safe(m, next, &p->members, pool_link)
 	{

@@ -19,6 +19,9 @@
  * connection of each server to the others: where they have all the rest they are passed by, or a few
  * of them would keep all workers waiting.
  *
+ * With several I/O threads (shards.h) each has a struct pool of the same row, with the waiters of its
+ * sessions; lending.h says how they come by each other's connections.
+ *
  * I/O thread only.
  */
 #ifndef BROKER_POOL_H
@@ -29,13 +32,8 @@
 #include "failover.h"
 #include "handback.h"
 #include "io.h"
+#include "lending.h"
 #include "member.h"
-
-enum pool_queue {
-	POOL_QUEUE_ALL, /* those that need the writer */
-	POOL_QUEUE_READS,
-	POOL_QUEUES
-};
 
 struct pool {
 	struct io *io;
@@ -55,6 +53,7 @@ struct pool {
 	unsigned nwaiters;
 	uint64_t round; /* of serving: who is still there after one had to wait */
 	struct caps caps;
+	struct lending lending;
 	bool closing;
 	bool told_waiting; /* queue_notify was logged and has not ended */
 	bool ever_ready;
@@ -77,12 +76,13 @@ struct pool_plan {
 
 /*
  * Prepare what config wants; a member stays if its server does and it would connect in the same way.
- * servers: as they will be, by row; configs: their configurations.  0, or negative and a text; then
+ * servers: as they will be, by row; configs: their configurations.  first: the plan of the first I/O
+ * thread, NULL: this is it.  0, or negative and a text; then
  * there is nothing to drop.  Nothing of p changes before pool_apply.
  */
 int pool_plan(struct pool *p, const struct config_pool *config, struct server *const *servers,
-	const struct config_server *configs, unsigned nservers, struct pool_plan *plan, char *err,
-	size_t errlen) must_use;
+	const struct config_server *configs, unsigned nservers, const struct pool_plan *first,
+	struct pool_plan *plan, char *err, size_t errlen) must_use;
 void pool_apply(struct pool *p, const struct pool_plan *plan);
 void pool_drop_plan(struct pool_plan *plan);
 
@@ -125,6 +125,8 @@ bool pool_is_ready(const struct pool *p);
 bool pool_is_hopeless(const struct pool *p, char *why, size_t size);
 /* Connections of all members in a state. */
 unsigned pool_count(const struct pool *p, enum conn_state state);
+/* The first in a queue that may have another connection: for its user, its tag, and if it is slow. */
+struct request *pool_first_eligible(struct pool *p, enum pool_queue q);
 /* When the request came that waits for longest; 0: nobody waits. */
 uint64_t pool_oldest_wait(struct pool *p);
 /* Connections at work. */
@@ -134,6 +136,12 @@ unsigned pool_used(const struct pool *p);
 static inline bool member_takes_reads(const struct member *m)
 {
 	return m->index != MEMBER_DRAINING && (m->pool->decision.readers >> m->index & 1) != 0;
+}
+
+/* Of the other I/O threads. */
+static inline unsigned lending_elsewhere(const struct pool *p, enum lending_number what)
+{
+	return p->lending.line == NULL ? 0 : lending_sum(p, what);
 }
 
 /* -- choice.c ---------------------------------------------------------------------------------- */
@@ -146,6 +154,8 @@ enum pool_queue choice_queue(const struct pool *p, struct request *r);
  */
 struct conn *choice_pick(struct pool *p, const struct request *r, const struct request *older);
 bool choice_may_share(const struct member *m, const struct request *r);
+/* Could a connection of m serve r, when it is free? */
+bool choice_may_use(const struct member *m, const struct request *r);
 /* A statement without a lease that is known to take long. */
 bool choice_is_slow(const struct pool *p, const struct request *r);
 /* It is slow, and what it could have now is left to the others. */

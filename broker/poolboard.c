@@ -150,5 +150,7 @@ void pool_mirror(struct pool *p)
 		}
 	}
 	mirror_gauges(p);
-	mirror_row(p);
+	if (p->io->shard == 0) { /* the row is one for all I/O threads */
+		mirror_row(p);
+	}
 }

@@ -6,13 +6,16 @@
 #include "log.h"
 #include "pool.h"
 #include "server.h"
+#include "shards.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+/* Of one I/O thread. */
 struct plan {
 	struct io *io;
+	const struct plan *first; /* of the first one; itself for that */
 	const struct config *next;
 	struct server **servers; /* by row; NULL: removed */
 	struct pool **pools;
@@ -25,6 +28,12 @@ static bool is_known(const struct io *io, unsigned row)
 	return row < io->nservers && io->servers[row] != NULL;
 }
 
+/* The tally of a server that the first I/O thread has planned anew. */
+static struct tally *tally_of(const struct plan *p, unsigned server)
+{
+	return p->first == p ? NULL : p->first->servers[server]->tally;
+}
+
 static int plan_servers(struct plan *p)
 {
 	for (unsigned i = 0; i < p->next->nservers; i++) {
@@ -35,7 +44,7 @@ static int plan_servers(struct plan *p)
 		}
 		if (is_known(p->io, i) && strcmp(p->io->servers[i]->config->url, c->url) == 0) {
 			p->servers[i] = p->io->servers[i];
-		} else if (server_create(p->io, i, c, &p->servers[i]) < 0) {
+		} else if (server_create(p->io, i, c, tally_of(p, i), &p->servers[i]) < 0) {
 			return -1;
 		}
 	}
@@ -56,7 +65,8 @@ static int plan_pools(struct plan *p, char *err, size_t errlen)
 			return -1;
 		}
 		if (pool_plan(p->pools[i], c, p->servers, next->servers, next->nservers,
-			    &p->pool_plans[i], why, sizeof(why)) < 0) {
+			    p->first == p ? NULL : &p->first->pool_plans[i], &p->pool_plans[i], why,
+			    sizeof(why)) < 0) {
 			snprintf(err, errlen, "pool %s: %s", c->name, why);
 			p->npools++; /* drop_plan looks at it */
 			return -1;
@@ -126,7 +136,7 @@ static void apply(struct plan *p)
 static void mirror(struct io *io)
 {
 	for (unsigned i = 0; i < io->nservers; i++) {
-		if (io->servers[i] != NULL) {
+		if (io->servers[i] != NULL && io->shard == 0) {
 			server_mirror(io->servers[i]);
 		}
 	}
@@ -135,29 +145,21 @@ static void mirror(struct io *io)
 	}
 }
 
-int reload_apply(struct io *io, const struct config *next, unsigned max_pools, unsigned max_servers,
-	char *err, size_t errlen)
+static int make_plan(struct plan *p, char *err, size_t errlen)
 {
-	struct plan p = {.io = io, .next = next};
-	bool first = io->npools == 0;
-
-	if (next->npools > max_pools || next->nservers > max_servers) {
-		snprintf(err, errlen, "more than %u pools or %u servers need a restart", max_pools,
-			max_servers);
-		return -1;
-	}
-	p.servers = calloc(next->nservers, sizeof(struct server *));
-	p.pools = calloc(next->npools, sizeof(struct pool *));
-	p.pool_plans = calloc(next->npools, sizeof(struct pool_plan));
+	p->servers = calloc(p->next->nservers, sizeof(struct server *));
+	p->pools = calloc(p->next->npools, sizeof(struct pool *));
+	p->pool_plans = calloc(p->next->npools, sizeof(struct pool_plan));
 	snprintf(err, errlen, "out of memory");
-	if (p.servers == NULL || p.pools == NULL || p.pool_plans == NULL || plan_servers(&p) < 0 ||
-		plan_pools(&p, err, errlen) < 0) {
-		drop_plan(&p);
-		free_plan(&p);
-		return -1;
-	}
-	apply(&p);
-	free_plan(&p);
+	return p->servers == NULL || p->pools == NULL || p->pool_plans == NULL ||
+			       plan_servers(p) < 0 || plan_pools(p, err, errlen) < 0
+		       ? -1
+		       : 0;
+}
+
+/* What follows from a plan that was applied. */
+static int begin(struct io *io, bool first, char *err, size_t errlen)
+{
 	for (unsigned i = 0; i < io->nservers; i++) {
 		if (io->servers[i] != NULL && server_watch(io->servers[i]) < 0) {
 			log_error("server %s cannot be probed: out of memory",
@@ -176,4 +178,56 @@ int reload_apply(struct io *io, const struct config *next, unsigned max_pools, u
 	}
 	mirror(io);
 	return 0;
+}
+
+/* All plans are made before any is applied; those not made are empty. */
+static int apply_to_all(struct plan *plans, unsigned n, bool first, char *err, size_t errlen)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; rc == 0 && i < n; i++) {
+		rc = make_plan(&plans[i], err, errlen);
+	}
+	for (unsigned i = n; i > 0; i--) { /* members of the first hold what the others share */
+		if (rc < 0) {
+			drop_plan(&plans[i - 1]);
+		}
+	}
+	for (unsigned i = 0; rc == 0 && i < n; i++) {
+		apply(&plans[i]);
+	}
+	for (unsigned i = 0; i < n; i++) {
+		free_plan(&plans[i]);
+	}
+	for (unsigned i = 0; rc == 0 && i < n; i++) {
+		rc = begin(plans[i].io, first, err, errlen);
+	}
+	return rc;
+}
+
+int reload_apply(struct io *io, const struct config *next, unsigned max_pools, unsigned max_servers,
+	char *err, size_t errlen)
+{
+	unsigned n = shards_count(io);
+	struct plan *plans;
+	int rc;
+
+	if (next->npools > max_pools || next->nservers > max_servers) {
+		snprintf(err, errlen, "more than %u pools or %u servers need a restart", max_pools,
+			max_servers);
+		return -1;
+	}
+	plans = calloc(n, sizeof(*plans));
+	if (plans == NULL) {
+		snprintf(err, errlen, "out of memory");
+		return -1;
+	}
+	shards_stop(io);
+	for (unsigned i = 0; i < n; i++) {
+		plans[i] = (struct plan){.io = shards_at(io, i), .first = plans, .next = next};
+	}
+	rc = apply_to_all(plans, n, io->npools == 0, err, errlen);
+	shards_go(io);
+	free(plans);
+	return rc;
 }

@@ -8,7 +8,10 @@
  * connections beside the old ones, which are closed when they are free (member.h, DRAINING).
  * Everything that can fail is done before anything changes.
  *
- * I/O thread only.
+ * With several I/O threads (shards.h) each has servers and pools of its own for the same rows; they
+ * change together, while the world stands still.
+ *
+ * Shard 0 only.
  */
 #ifndef BROKER_RELOAD_H
 #define BROKER_RELOAD_H

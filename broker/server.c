@@ -10,21 +10,22 @@
 #include <string.h>
 
 int server_create(struct io *io, unsigned index, const struct config_server *config,
-	struct server **out)
+	struct tally *tally, struct server **out)
 {
 	struct server *s = calloc(1, sizeof(*s));
 
 	if (s == NULL) {
 		return -1;
 	}
+	s->tally = tally != NULL ? tally_hold(tally) : tally_create();
 	s->io = io;
 	s->index = index;
 	s->config = config;
 	s->driver = driver_for_url(config->url);
 	s->masked_url = config_mask_url(config->url);
 	CDS_INIT_LIST_HEAD(&s->members);
-	if (s->masked_url == NULL) {
-		free(s);
+	if (s->masked_url == NULL || s->tally == NULL) {
+		server_destroy(&s);
 		return -1;
 	}
 	*out = s;
@@ -41,6 +42,7 @@ void server_destroy(struct server **ss)
 	check(cds_list_empty(&s->members));
 	health_stop(s);
 	free(s->masked_url);
+	tally_put(s->tally);
 	free(s);
 	*ss = NULL;
 }
@@ -63,6 +65,9 @@ int server_watch(struct server *s)
 {
 	struct member *m = s->priv == NULL && !s->io->stopping ? member_of(s) : NULL;
 
+	if (s->io->shard > 0 && s->driver->probe_open != NULL) {
+		return 0; /* shard 0 does */
+	}
 	return m == NULL ? 0 : health_start(s, m->server_priv);
 }
 
@@ -103,7 +108,7 @@ void server_mirror(const struct server *s)
 	struct board_server_info info = {
 		.state = (uint32_t)s->state.verdict,
 		.role = (uint32_t)s->state.role,
-		.connections = s->open,
+		.connections = tally_open(s->tally),
 		.max_connections = (uint32_t)s->config->max_connections,
 		.lag_bytes = s->lag_bytes,
 		.lag_ns = s->state.lag_ns,

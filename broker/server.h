@@ -29,6 +29,9 @@
  * that is cut off lags more and more.  The primary of a standby is the one of the highest timeline
  * among the servers of the same cluster (system_id).  Without one its own word must do.
  *
+ * With several I/O threads (shards.h) each has a struct server of its own, all with one tally.  Shard 0
+ * alone probes; what it learns it tells the others (news.c), and what they suspect they tell it.
+ *
  * I/O thread only.
  */
 #ifndef BROKER_SERVER_H
@@ -36,6 +39,7 @@
 
 #include "check.h"
 #include "failover.h"
+#include "tally.h"
 #include "timer.h"
 
 #include <urcu/list.h>
@@ -71,7 +75,7 @@ struct server {
 	const struct config_server *config;
 	const struct driver *driver;
 	char *masked_url;
-	unsigned open; /* connections of all pools that are not CLOSED */
+	struct tally *tally; /* connections of all pools, over all I/O threads */
 	struct cds_list_head members; /* of all pools, struct member.server_link */
 	bool removed; /* not configured any more: goes with its last member */
 	void *priv; /* of driver->server_open by whoever started the probes; borrowed */
@@ -137,8 +141,9 @@ void probe_answered(struct server *s, const struct probe_answer *a);
 
 /* -- server.c ---------------------------------------------------------------------------------- */
 
+/* tally: of the same server in other I/O threads; NULL: this is the first. */
 int server_create(struct io *io, unsigned index, const struct config_server *config,
-	struct server **out) must_use;
+	struct tally *tally, struct server **out) must_use;
 /* Stops its probes; no member is left. */
 void server_destroy(struct server **s);
 /* See that it is probed, with the credentials of some pool.  Negative: no memory. */
@@ -150,6 +155,18 @@ void server_lost_member(struct server *s, struct member *m);
 void server_remove(struct server *s);
 /* Its row on the board. */
 void server_mirror(const struct server *s);
+
+/* -- news.c ------------------------------------------------------------------------------------ */
+
+enum server_worry {
+	SERVER_HURRY, /* health_hurry */
+	SERVER_DOUBT, /* health_doubt_role */
+};
+
+/* What health.c knows of s now, for the other I/O threads. */
+void server_tell(const struct server *s);
+/* For the one that probes s. */
+void server_worry(const struct server *s, enum server_worry worry);
 
 /* -- pool.c ------------------------------------------------------------------------------------ */
 

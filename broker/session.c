@@ -10,6 +10,7 @@
 #include "pool.h"
 #include "request_core.h"
 #include "segment.h"
+#include "shards.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -191,16 +192,6 @@ const char *session_name(const struct session *s)
 bool session_has_lease(const struct session *s)
 {
 	return s->nleases > 0;
-}
-
-unsigned sessions_of_uid(struct io *io, uint32_t uid)
-{
-	unsigned n = 0;
-
-	for (struct cds_list_head *p = io->sessions.next; p != &io->sessions; p = p->next) {
-		n += session_of_link(p)->id.uid == uid;
-	}
-	return n;
 }
 
 /* -- lists of the loop ------------------------------------------------------------------------ */
@@ -1103,6 +1094,59 @@ unsigned session_poll(struct session *s)
 
 /* -- life -------------------------------------------------------------------------------------- */
 
+/* Of the user, among those that are seated. */
+static unsigned seats_of(const struct io_shared *sh, uint32_t uid)
+{
+	unsigned left = sh->nseated, n = 0;
+
+	for (unsigned i = 0; left > 0; i++) {
+		left -= sh->seats[i].taken;
+		n += sh->seats[i].taken && sh->seats[i].uid == uid;
+	}
+	return n;
+}
+
+/* The limits hold for all I/O threads together. */
+static int take_seat_locked(struct session *s, struct io_shared *sh)
+{
+	int64_t per_uid = s->io->config->broker.max_workers_per_uid;
+
+	if (sh->nseated == sh->nseats) {
+		return -EUSERS;
+	}
+	if (per_uid > 0 && seats_of(sh, s->id.uid) >= (uint64_t)per_uid) {
+		return -EDQUOT;
+	}
+	s->slot = 0;
+	while (sh->seats[s->slot].taken) {
+		s->slot++;
+	}
+	sh->seats[s->slot] = (struct io_seat){.taken = true, .uid = s->id.uid};
+	sh->nseated++;
+	s->incarnation = ++sh->incarnations;
+	return 0;
+}
+
+static int take_seat(struct session *s)
+{
+	int err;
+
+	pthread_mutex_lock(&s->io->shared->lock);
+	err = take_seat_locked(s, s->io->shared);
+	pthread_mutex_unlock(&s->io->shared->lock);
+	return err;
+}
+
+static void leave_seat(struct session *s)
+{
+	struct io_shared *sh = s->io->shared;
+
+	pthread_mutex_lock(&sh->lock);
+	sh->seats[s->slot].taken = false;
+	sh->nseated--;
+	pthread_mutex_unlock(&sh->lock);
+}
+
 static void free_session(struct session *s)
 {
 	for (unsigned i = 0; i < s->nstmts; i++) {
@@ -1214,8 +1258,9 @@ void session_end(struct session *s, const char *why)
 	s->state = SESSION_ENDED;
 	cds_list_del(&s->link);
 	io->nsessions--;
-	io->slot_taken[s->slot] = false;
 	board_worker_row(io->board, s->slot, NULL);
+	leave_seat(s);
+	shards_unplace(io);
 	release_segments(s);
 	if (s->sock_polled) {
 		uv_close((uv_handle_t *)&s->sock_poll, on_handle_closed);
@@ -1332,17 +1377,6 @@ static void map_channel(struct session *s)
 	put(&s->broker->need_wake, 1u);
 }
 
-static unsigned take_slot(struct io *io)
-{
-	for (unsigned i = 0; i < io->nslots; i++) {
-		if (!io->slot_taken[i]) {
-			io->slot_taken[i] = true;
-			return i;
-		}
-	}
-	return io->nslots;
-}
-
 int session_create(struct io *io, int sock, const struct session_identity *id, unsigned pool,
 	uint32_t result_kib, struct session **out, struct session_fds *fds)
 {
@@ -1356,14 +1390,12 @@ int session_create(struct io *io, int sock, const struct session_identity *id, u
 	s->id = *id;
 	s->pool = pool;
 	s->sock = sock;
-	s->incarnation = ++io->incarnations;
 	CDS_INIT_LIST_HEAD(&s->requests);
 	CDS_INIT_LIST_HEAD(&s->unadmitted);
 	CDS_INIT_LIST_HEAD(&s->blocked);
 	CDS_INIT_LIST_HEAD(&s->leases);
-	s->slot = take_slot(io);
-	if (s->slot == io->nslots) {
-		err = -ENOSPC;
+	err = take_seat(s);
+	if (err < 0) {
 		goto err_free;
 	}
 	err = create_segments(s, result_kib, fds);
@@ -1398,7 +1430,7 @@ err_segments:
 	segment_unmap(s->w, s->w_len);
 	segment_unmap(s->b, s->b_len);
 err_slot:
-	io->slot_taken[s->slot] = false;
+	leave_seat(s);
 err_free:
 	free(s);
 	return err;

@@ -43,7 +43,7 @@ struct session_identity {
 /*
  * Create segments and register; sock (owned by the session on success) is the attach socket.
  * fds receives W, B and the eventfd to send to the worker; the caller closes W and B afterwards.
- * 0 or -errno.
+ * 0 or -errno; -EUSERS: there are max_workers, -EDQUOT: the user has max_workers_per_uid.
  */
 struct session_fds {
 	int w, b, bell;
@@ -121,8 +121,5 @@ void session_unpause(struct session *s);
 
 /* The row for the workers table. */
 void session_mirror(struct session *s);
-
-/* How many sessions a user has. */
-unsigned sessions_of_uid(struct io *io, uint32_t uid);
 
 #endif

@@ -19,7 +19,7 @@ struct statements {
 	struct statement *newest, *oldest; /* unreferenced ones */
 	unsigned idle, limit;
 	size_t idle_bytes;
-	uint32_t next_id;
+	uint32_t next_id, step;
 };
 
 struct statements *statements_create(unsigned limit)
@@ -28,9 +28,15 @@ struct statements *statements_create(unsigned limit)
 
 	if (s != NULL) {
 		s->limit = limit;
-		s->next_id = 1;
+		statements_number(s, 1, 1);
 	}
 	return s;
+}
+
+void statements_number(struct statements *s, uint32_t first, uint32_t step)
+{
+	s->next_id = first;
+	s->step = step;
 }
 
 void statements_destroy(struct statements *s)
@@ -99,7 +105,8 @@ static struct statement *add(struct statements *s, uint64_t hash, const char *te
 	st->len = len;
 	st->hash = hash;
 	st->fingerprint = shape.value;
-	st->id = s->next_id++;
+	st->id = s->next_id;
+	s->next_id += s->step;
 	st->traits = statement_traits(text, len);
 	atomic_init(&st->readonly, is_query(text, len) ? 1 : -1);
 	st->chain = s->bucket[hash % BUCKETS];

@@ -49,6 +49,8 @@ struct statements;
 /* Keeps at most `limit` texts that nobody references. */
 struct statements *statements_create(unsigned limit) must_use;
 void statements_destroy(struct statements *s);
+/* Of several registries whose statements meet on the same connections: ids are first, first + step, … */
+void statements_number(struct statements *s, uint32_t first, uint32_t step);
 
 /* Find or add; takes a reference.  NULL: out of memory. */
 struct statement *statement_get(struct statements *s, const char *text, size_t len) must_use;

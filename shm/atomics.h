@@ -16,6 +16,12 @@
  *   write_fence()   orders stores before it against stores after it; only for sequence-lock writers
  *   bump(p, n)      add to a counter that has exactly one writer: no locked instruction
  *
+ * For words of several writers, which are threads of one process:
+ *   add_shared(p, n)      add to a counter; the value before
+ *   release_shared(p)     subtract 1 from a count of references; the value before
+ *   exchange(p, v)        store v; the value before
+ *   replace_if(p, o, v)   store v if it is o; false: it is something else
+ *
  * The model checker (tests/model) defines SHM_MODEL and supplies every access itself.  It keeps loads
  * in program order, so it says nothing about read_fence() and the acquire half of observe().
  */
@@ -48,6 +54,14 @@ void model_write_fence(void);
 #define bump(p, n)    (atomic_store_explicit((p), atomic_load_explicit((p), memory_order_relaxed) + (n), memory_order_relaxed))
 /* clang-format on */
 #endif
+
+/* Inside one process only, so not of the model. */
+/* clang-format off */
+#define add_shared(p, n)     atomic_fetch_add_explicit((p), (n), memory_order_relaxed)
+#define release_shared(p)    atomic_fetch_sub_explicit((p), 1, memory_order_acq_rel)
+#define exchange(p, v)       atomic_exchange_explicit((p), (v), memory_order_seq_cst)
+#define replace_if(p, o, v)  atomic_compare_exchange_strong((p), &(__typeof__(*(p) + 0)){(o)}, (v))
+/* clang-format on */
 
 #if defined(__SANITIZE_THREAD__)
 #define SHM_TSAN 1

@@ -6,6 +6,7 @@
 #include "segfile.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,6 +38,13 @@ struct board {
 	uint64_t next_event; /* number of the event to write next, starts at 1 */
 	struct slowring slow, samples; /* samples.count may be 0 */
 	struct shape_table *shapes; /* NULL: none */
+	unsigned nshapes; /* rows of them */
+
+	struct board *whole; /* a part: what it is a part of */
+	_Atomic uint64_t beat_ns; /* a part: its heartbeat */
+	struct board **parts;
+	unsigned nparts;
+	pthread_mutex_t lock; /* with parts: events, slow, samples */
 };
 
 static const char *const event_names[BOARD_EVENT_KIND_COUNT] = {
@@ -159,6 +167,7 @@ static void bind_sections(struct board *b, const struct board_geometry *g)
 	b->hot.pool_values = section_at(&b->s, SHM_SEC_POOL_VALUE);
 	b->hot.histograms = section_at(&b->s, SHM_SEC_HISTOGRAMS);
 	b->hot.npools = g->npools;
+	b->nshapes = g->nshapes;
 	b->pools = table_at(&b->s, SHM_SEC_POOLS, sizeof(struct board_pool), g->npools);
 	b->servers = table_at(&b->s, SHM_SEC_SERVERS, sizeof(struct board_server), g->nservers);
 	b->conns = table_at(&b->s, SHM_SEC_CONNS, sizeof(struct board_conn), g->nconns);
@@ -196,6 +205,7 @@ int board_create(const struct segment_identity *id, const struct board_geometry 
 		return -ENOMEM;
 	}
 	b->s.fd = b->q.fd = -1;
+	pthread_mutex_init(&b->lock, NULL);
 	if (s != NULL && s->path != NULL) {
 		segfile_sweep(s->dir);
 	}
@@ -228,8 +238,16 @@ void board_destroy(struct board **b)
 	if (b == NULL || *b == NULL) {
 		return;
 	}
-	destroy_segment(&(*b)->s);
-	destroy_segment(&(*b)->q);
+	if ((*b)->whole != NULL) {
+		free((*b)->hot.values);
+		free((*b)->hot.pool_values);
+		free((*b)->hot.histograms);
+	} else {
+		destroy_segment(&(*b)->s);
+		destroy_segment(&(*b)->q);
+		free((*b)->parts);
+		pthread_mutex_destroy(&(*b)->lock);
+	}
 	shape_table_destroy((*b)->shapes);
 	free(*b);
 	*b = NULL;
@@ -247,7 +265,141 @@ int board_slow_fd(const struct board *b)
 
 void board_heartbeat(struct board *b, uint64_t boottime_ns)
 {
-	put(&b->header->heartbeat_ns, boottime_ns);
+	put(b->whole != NULL ? &b->beat_ns : &b->header->heartbeat_ns, boottime_ns);
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Parts
+ */
+
+/* Of the rows of shapes, those of part n. */
+static struct shape_table *share_of_shapes(const struct board *b, unsigned n, unsigned of)
+{
+	const struct shm_section *s = segment_section(b->q.map, SHM_SEC_SHAPES);
+	uint32_t first = (uint32_t)((uint64_t)b->nshapes * n / of),
+		 end = (uint32_t)((uint64_t)b->nshapes * (n + 1) / of);
+
+	check(s != NULL && end > first);
+	return shape_table_create(
+		(unsigned char *)segment_at(b->q.map, s) + (size_t)first * SHAPE_ROW, end - first);
+}
+
+struct board *board_part(struct board *b, unsigned n, unsigned of)
+{
+	struct board **parts = realloc(b->parts, (b->nparts + 1) * sizeof(*parts));
+	struct board *p = malloc(sizeof(*p));
+	unsigned npools = b->hot.npools;
+
+	b->parts = parts != NULL ? parts : b->parts;
+	if (parts == NULL || p == NULL) {
+		free(p);
+		return NULL;
+	}
+	*p = *b;
+	p->whole = b;
+	p->parts = NULL;
+	put(&p->beat_ns, get(&b->header->heartbeat_ns));
+	p->hot.values = calloc(METRIC_COUNT, sizeof(uint64_t));
+	p->hot.pool_values = calloc((size_t)npools * BOARD_POOL_WORDS, sizeof(uint64_t));
+	p->hot.histograms = calloc((size_t)npools * POOL_HIST_COUNT, sizeof(struct histogram));
+	p->shapes = b->shapes != NULL ? share_of_shapes(b, n, of) : NULL;
+	if (p->hot.values == NULL || p->hot.pool_values == NULL || p->hot.histograms == NULL ||
+		(b->shapes != NULL && p->shapes == NULL)) {
+		board_destroy(&p);
+		return NULL;
+	}
+	b->parts[b->nparts++] = p;
+	return p;
+}
+
+static uint64_t older(uint64_t a, uint64_t b)
+{
+	return a == 0 || (b != 0 && b < a) ? b : a;
+}
+
+static void sum_values(struct board *b)
+{
+	for (unsigned m = 0; m < METRIC_COUNT; m++) {
+		uint64_t sum = 0;
+
+		for (unsigned i = 0; i < b->nparts; i++) {
+			sum += get(&b->parts[i]->hot.values[m]);
+		}
+		put(&b->hot.values[m], sum);
+	}
+}
+
+static void sum_pool(struct board *b, unsigned pool)
+{
+	for (unsigned m = 0; m < POOL_METRIC_COUNT; m++) {
+		uint64_t sum = 0;
+
+		for (unsigned i = 0; i < b->nparts; i++) {
+			uint64_t v = board_pool_value(b->parts[i], pool, (enum pool_metric)m);
+
+			sum = metric_is_stamp((enum pool_metric)m) ? older(sum, v) : sum + v;
+		}
+		board_pool_gauge(b, pool, (enum pool_metric)m, sum);
+	}
+}
+
+static void sum_histogram(struct board *b, size_t h)
+{
+	struct histogram *to = &b->hot.histograms[h];
+	uint64_t ns = 0, max = 0;
+
+	for (unsigned i = 0; i < b->nparts; i++) {
+		const struct histogram *from = &b->parts[i]->hot.histograms[h];
+
+		ns += get(&from->sum_ns);
+		max = get(&from->max_ns) > max ? get(&from->max_ns) : max;
+	}
+	for (unsigned k = 0; k < HISTOGRAM_BUCKETS; k++) {
+		uint64_t n = 0;
+
+		for (unsigned i = 0; i < b->nparts; i++) {
+			n += get(&b->parts[i]->hot.histograms[h].bucket[k]);
+		}
+		if (n != get(&to->bucket[k])) { /* else a page stays untouched */
+			put(&to->bucket[k], n);
+		}
+	}
+	put(&to->sum_ns, ns);
+	put(&to->max_ns, max);
+}
+
+void board_sum(struct board *b, unsigned npools)
+{
+	uint64_t beat = 0;
+
+	sum_values(b);
+	for (unsigned i = 0; i < npools; i++) {
+		sum_pool(b, i);
+	}
+	for (size_t h = 0; h < (size_t)npools * POOL_HIST_COUNT; h++) {
+		sum_histogram(b, h);
+	}
+	for (unsigned i = 0; i < b->nparts; i++) {
+		beat = older(beat, get(&b->parts[i]->beat_ns));
+	}
+	put(&b->header->heartbeat_ns, beat);
+}
+
+/* What parts write under the lock is the whole's. */
+static struct board *lock_whole(struct board *b)
+{
+	if (b->whole == NULL) {
+		return b;
+	}
+	pthread_mutex_lock(&b->whole->lock);
+	return b->whole;
+}
+
+static void unlock_whole(struct board *b)
+{
+	if (b->whole != NULL) {
+		pthread_mutex_unlock(&b->whole->lock);
+	}
 }
 
 /* How all four kinds of rows begin; info follows. */
@@ -305,7 +457,8 @@ static void clean_text(char *text)
 
 void board_event(struct board *b, enum board_event_kind kind, const char *fmt, ...)
 {
-	struct board_event_slot e = {0}, *dst = &b->events[(b->next_event - 1) % BOARD_EVENTS];
+	struct board_event_slot e = {0}, *dst;
+	struct board *whole;
 	char text[1024];
 	struct timespec ts;
 	va_list ap;
@@ -320,10 +473,13 @@ void board_event(struct board *b, enum board_event_kind kind, const char *fmt, .
 	snprintf(e.name, sizeof(e.name), "%s", board_event_name(kind));
 	e.text_len = (uint32_t)slowring_cut(text, strlen(text), sizeof(e.text) - 1);
 	memcpy(e.text, text, e.text_len);
-	seqlock_begin(&dst->seq, 2 * b->next_event - 1);
+	whole = lock_whole(b);
+	dst = &whole->events[(whole->next_event - 1) % BOARD_EVENTS];
+	seqlock_begin(&dst->seq, 2 * whole->next_event - 1);
 	seqlock_store(&dst->when_ns, &e.when_ns, sizeof(e) - sizeof(e.seq));
-	seqlock_end(&dst->seq, 2 * b->next_event);
-	b->next_event++;
+	seqlock_end(&dst->seq, 2 * whole->next_event);
+	whole->next_event++;
+	unlock_whole(b);
 	board_count(b, METRIC_EVENTS, 1);
 }
 
@@ -346,14 +502,16 @@ uint64_t board_event_read(const void *slot, size_t stride, struct board_event_sl
 
 void board_slow(struct board *b, const struct slow_record *rec)
 {
-	slowring_write(&b->slow, rec);
+	slowring_write(&lock_whole(b)->slow, rec);
+	unlock_whole(b);
 	board_count(b, METRIC_SLOW_STATEMENTS, 1);
 }
 
 void board_sample(struct board *b, const struct slow_record *rec)
 {
 	if (!never(b->samples.count == 0)) {
-		slowring_write(&b->samples, rec);
+		slowring_write(&lock_whole(b)->samples, rec);
+		unlock_whole(b);
 	}
 }
 

@@ -18,9 +18,13 @@
  *      SAMPLES     struct slow_slot            some of the others, see slowring.h
  *      SHAPES      struct shape_row            what each shape of statement cost, see shape.h
  *
- * Threads.  The I/O thread makes every call between board_create and board_destroy.
+ * Threads.  One thread makes every call between board_create and board_destroy.  Several threads have
+ * a *part* each (board_part): what they count stays in the part, and board_sum, called now and then,
+ * shows the sums.  Rows belong to whoever was given them.  Events and single statements are written
+ * under a lock, each shape of statement by the part whose rows it is in: a shape that several parts
+ * met has a row of each, which readers add up.
  * Progress.  Every call but create and destroy is wait-free and makes no system call, except that
- * board_event and board_slow read the clock.
+ * board_event and board_slow read the clock; with parts these two and board_sample take the lock.
  *
  * S is readable by all workers: no statement text, no parameter, no secret goes into it.  Texts in
  * a row may come from workers (names, tags): readers must treat them as bytes, not as terminal
@@ -73,6 +77,18 @@ int board_create(const struct segment_identity *id, const struct board_geometry 
 
 /* A clean end: unlinks the files.  A broker that crashes leaves them behind, which is the point. */
 void board_destroy(struct board **b);
+
+/*
+ * A part of b for one of `of` threads, number `n`, made before any of them works; from then on b itself
+ * is only for board_sum, which one thread calls, and for board_destroy, after that of all parts.
+ * NULL: no memory.
+ */
+struct board *board_part(struct board *b, unsigned n, unsigned of) must_use;
+/*
+ * Show what all parts have counted in the first `npools` pools.  Time stamps (unit SINCE, and the
+ * heartbeat): the oldest; all else: the sum.
+ */
+void board_sum(struct board *b, unsigned npools);
 
 /* Read-only descriptors for those who attach by socket; the board keeps owning them. */
 int board_fd(const struct board *b);

@@ -34,6 +34,11 @@ static void copy_text(char *dst, size_t size, const char *src)
 	memcpy(dst, src, strlen(src));
 }
 
+bool metric_is_stamp(enum pool_metric m)
+{
+	return entries[METRIC_COUNT + (unsigned)m].unit == METRIC_UNIT_SINCE;
+}
+
 void metric_describe(unsigned i, struct metric_desc *out)
 {
 	const struct metric_entry *e;

@@ -11,6 +11,7 @@
 
 #include "check.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -86,6 +87,9 @@ _Static_assert(sizeof(struct metric_desc) == 288, "byte map");
 
 /* How many descriptions there are. */
 #define METRIC_DESC_COUNT (METRIC_COUNT + POOL_METRIC_COUNT + POOL_HIST_COUNT)
+
+/* Is its unit SINCE? */
+bool metric_is_stamp(enum pool_metric m);
 
 /* Description i in [0, METRIC_DESC_COUNT): broker-wide metrics, pool metrics, pool histograms. */
 void metric_describe(unsigned i, struct metric_desc *out);

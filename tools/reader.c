@@ -793,6 +793,53 @@ static int by_time(const void *a, const void *b)
 	return x > y ? -1 : x < y;
 }
 
+static int by_shape(const void *a, const void *b)
+{
+	const struct shape_row *x = &((const struct shape_entry *)a)->row;
+	const struct shape_row *y = &((const struct shape_entry *)b)->row;
+
+	if (x->pool != y->pool) {
+		return x->pool < y->pool ? -1 : 1;
+	}
+	return x->fingerprint < y->fingerprint ? -1 : x->fingerprint > y->fingerprint;
+}
+
+/* The tags are those of one of the two. */
+static void add_shape(struct shape_entry *to, const struct shape_entry *e)
+{
+	struct shape_row *a = &to->row;
+	const struct shape_row *b = &e->row;
+
+	to->torn |= e->torn;
+	a->first_ns = a->first_ns < b->first_ns ? a->first_ns : b->first_ns;
+	a->last_ns = a->last_ns > b->last_ns ? a->last_ns : b->last_ns;
+	a->calls += b->calls;
+	a->errors += b->errors;
+	a->rows += b->rows;
+	a->wait_ns += b->wait_ns;
+	a->run.sum_ns += b->run.sum_ns;
+	a->run.max_ns = a->run.max_ns > b->run.max_ns ? a->run.max_ns : b->run.max_ns;
+	for (unsigned i = 0; i < SHAPE_BUCKETS; i++) {
+		a->run.bucket[i] += b->run.bucket[i];
+	}
+}
+
+/* A broker with several I/O threads has a row of a shape for each of them.  How many are left. */
+static unsigned unite_shapes(struct shape_entry *v, unsigned n)
+{
+	unsigned kept = 0;
+
+	qsort(v, n, sizeof(*v), by_shape);
+	for (unsigned i = 1; i < n; i++) {
+		if (by_shape(&v[kept], &v[i]) == 0) {
+			add_shape(&v[kept], &v[i]);
+		} else if (++kept != i) {
+			v[kept] = v[i];
+		}
+	}
+	return n > 0 ? kept + 1 : 0;
+}
+
 int reader_shapes(struct reader *r, struct shape_entry **out)
 {
 	struct shape_entry *v;
@@ -812,6 +859,7 @@ int reader_shapes(struct reader *r, struct shape_entry **out)
 	for (unsigned i = 0; i < t.count; i++) {
 		n += shape_read(record(&t, i), t.stride, &v[n].row, &v[n].torn);
 	}
+	n = unite_shapes(v, n);
 	qsort(v, n, sizeof(*v), by_time);
 	*out = v;
 	return (int)n;

@@ -307,10 +307,12 @@ static void make_io(struct world *w)
 	uv_timer_stop(&w->io.tick); /* world_pass ticks */
 	w->io.crowded_ns = UINT64_MAX; /* no waiting by looking: the clock would stand still meanwhile */
 	w->io.identity = id;
-	w->io.nslots = array_size(w->slots);
-	w->io.slot_taken = w->slots;
-	w->io.conn_row_taken = w->rows;
-	w->io.nconn_rows = array_size(w->rows);
+	w->shared = (struct io_shared){.lock = PTHREAD_MUTEX_INITIALIZER,
+		.nseats = array_size(w->seats),
+		.seats = w->seats,
+		.conn_row_taken = w->rows,
+		.nconn_rows = array_size(w->rows)};
+	w->io.shared = &w->shared;
 	w->io.servers = w->servers;
 	w->io.nservers = w->nservers;
 	w->io.pools = &w->pool;
@@ -324,12 +326,12 @@ static void make_pool(struct world *w)
 
 	w->pool = pool_create(&w->io, 0, &w->pool_config);
 	for (unsigned i = 0; i < w->nservers; i++) {
-		if (server_create(&w->io, i, &w->server_config[i], &w->servers[i]) < 0) {
+		if (server_create(&w->io, i, &w->server_config[i], NULL, &w->servers[i]) < 0) {
 			bail_out("out of memory");
 		}
 	}
 	if (w->pool == NULL || pool_plan(w->pool, &w->pool_config, w->servers, w->server_config,
-				       w->nservers, &plan, err, sizeof(err)) < 0) {
+				       w->nservers, NULL, &plan, err, sizeof(err)) < 0) {
 		bail_out("no pool: %s", err);
 	}
 	pool_apply(w->pool, &plan);

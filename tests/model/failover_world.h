@@ -167,7 +167,9 @@ struct world {
 	struct board *board;
 	struct io io;
 	struct pool *pool;
-	bool slots[WORKERS * 2], rows[(MACHINES + 1) * CONNS];
+	struct io_shared shared;
+	struct io_seat seats[WORKERS * 2];
+	bool rows[(MACHINES + 1) * CONNS];
 	struct machine machine[MACHINES + 1];
 	unsigned lead;
 	uint32_t promised; /* so much of its history must survive */

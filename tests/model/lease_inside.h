@@ -108,7 +108,8 @@ struct world {
 	struct board *board;
 	struct io io;
 	struct pool *pool;
-	bool slots[8];
+	struct io_shared shared;
+	struct io_seat seats[8];
 	bool rows[WORLD_CONNS];
 	struct db db[WORLD_CONNS];
 	struct worker worker[WORLD_WORKERS];

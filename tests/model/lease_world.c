@@ -349,18 +349,20 @@ static void make_io(struct world *w)
 	uv_timer_stop(&w->io.tick); /* ticks are events here */
 	w->io.crowded_ns = UINT64_MAX; /* no waiting by looking: the clock would stand still meanwhile */
 	w->io.identity = id;
-	w->io.nslots = 8;
-	w->io.slot_taken = w->slots;
-	w->io.conn_row_taken = w->rows;
-	w->io.nconn_rows = WORLD_CONNS;
+	w->shared = (struct io_shared){.lock = PTHREAD_MUTEX_INITIALIZER,
+		.nseats = array_size(w->seats),
+		.seats = w->seats,
+		.conn_row_taken = w->rows,
+		.nconn_rows = WORLD_CONNS};
+	w->io.shared = &w->shared;
 	w->io.servers = &w->the_server;
 	w->io.nservers = 1;
 	w->io.pools = &w->pool;
 	w->io.npools = 1;
 	w->pool = pool_create(&w->io, 0, &w->pool_config);
-	if (w->pool == NULL || server_create(&w->io, 0, &w->server, &w->the_server) < 0 ||
-		pool_plan(w->pool, &w->pool_config, &w->the_server, &w->server, 1, &plan, err,
-			sizeof(err)) < 0) {
+	if (w->pool == NULL || server_create(&w->io, 0, &w->server, NULL, &w->the_server) < 0 ||
+		pool_plan(w->pool, &w->pool_config, &w->the_server, &w->server, 1, NULL, &plan,
+			err, sizeof(err)) < 0) {
 		bail_out("no pool: %s", err);
 	}
 	pool_apply(w->pool, &plan);

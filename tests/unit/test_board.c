@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -206,6 +207,53 @@ static void test_slow(void)
 	close_both(&t);
 }
 
+/* Several writers, each with a part. */
+static void test_parts(void)
+{
+	struct board *part[2];
+	struct board_event_slot e;
+	const struct histogram *h;
+	struct both t;
+
+	open_both(&t);
+	for (unsigned i = 0; i < 2; i++) {
+		part[i] = board_part(t.b, i, 2);
+		if (part[i] == NULL) {
+			bail_out("no memory");
+		}
+		board_count(part[i], METRIC_REQUESTS, 10 + i);
+		board_pool_adjust(part[i], 1, POOL_METRIC_LEASES_ACTIVE, i == 0 ? 3 : -1);
+		board_time(part[i], 0, POOL_HIST_RUN, 1000 * (i + 1));
+		board_event(part[i], BOARD_EVENT_ERROR, "part %u", i);
+		board_heartbeat(part[i], 500 - i);
+	}
+	board_pool_gauge(part[1], 1, POOL_METRIC_WAITING_SINCE, 70);
+	board_pool_gauge(part[0], 0, POOL_METRIC_WAITING_SINCE, 90);
+	board_pool_gauge(part[1], 0, POOL_METRIC_WAITING_SINCE, 80);
+	is_int((int64_t)value(&t, "broker_requests_total", "", 0), 0, "what parts count is not shown");
+	board_sum(t.b, 2);
+	is_int((int64_t)value(&t, "broker_requests_total", "", 0), 21, "until it is summed up");
+	is_int((int64_t)value(&t, "broker_leases_active", "", 1), 2, "gauges too");
+	is_int((int64_t)value(&t, "broker_pool_maxwait_seconds", "", 0), 80, "of stamps the oldest");
+	is_int((int64_t)value(&t, "broker_pool_maxwait_seconds", "", 1), 70, "that there is");
+	h = record(&t, SHM_SEC_HISTOGRAMS, POOL_HIST_RUN);
+	is_int((int64_t)get(&h->sum_ns), 3000, "histograms are summed up");
+	is_int((int64_t)get(&h->max_ns), 2000, "and have one maximum");
+	is_int((int64_t)get(&h->bucket[histogram_bucket(1000)]), 1, "and all the counts");
+	is_int((int64_t)get(&((const struct shm_header *)t.s)->heartbeat_ns), 499,
+		"the slowest heart is shown");
+	for (unsigned i = 0; i < 2; i++) {
+		char want[16];
+
+		snprintf(want, sizeof(want), "part %u", i);
+		ok(board_event_read(record(&t, SHM_SEC_EVENTS, i), BOARD_EVENT_SLOT, &e) == i + 1 &&
+				strcmp(e.text, want) == 0,
+			"event %u is in the one log", i + 1);
+		board_destroy(&part[i]);
+	}
+	close_both(&t);
+}
+
 static void test_geometry(void)
 {
 	static const struct board_geometry bad[] = {
@@ -233,6 +281,7 @@ int main(void)
 	test_rows();
 	test_events();
 	test_slow();
+	test_parts();
 	test_geometry();
 	return done_testing();
 }

@@ -85,6 +85,7 @@ static void test_defaults(void)
 	is_int(c->broker.socket_mode, 0660, "socket_mode");
 	is_int(c->broker.max_workers, 1024, "max_workers");
 	is_int(c->broker.max_workers_per_uid, 1024, "max_workers_per_uid is max_workers");
+	is_int(c->broker.io_threads, 1, "io_threads, since SQLite has one");
 	is_int(c->broker.default_timeout, 30000, "default_timeout");
 	is_int(c->broker.shutdown_grace, 10000, "shutdown_grace");
 	is_int(c->broker.max_request, 268435456, "max_request");
@@ -415,6 +416,15 @@ static void test_contradictions(void)
 	refused("[broker]\nmax_workers = 4\nmax_workers_per_uid = 5\n",
 		"t.ini:3: [broker] max_workers_per_uid: 5 is more than max_workers 4",
 		"limits crossed");
+	refused("[broker]\nio_threads = 2\n",
+		"t.ini:2: [broker] io_threads: 2 I/O threads are for configurations with PostgreSQL only, "
+		"and [server local] is something else (SQLite has threads of its own); set 1 or remove "
+		"this",
+		"threads for SQLite");
+	refused("[broker]\nio_threads = 2\n" PG_SERVER PG_POOL "max_per_uid = 1\n",
+		"t.ini:2: [broker] io_threads: 2 I/O threads cannot keep max_per_uid of [pool main], which "
+		"one thread has to count; set 1 or remove one of the two",
+		"threads and caps");
 	refused("[pool a]\nservers = x\n",
 		"t.ini:2: [pool a] servers: there is no [server x]; define it or correct the name",
 		"an unknown server");

@@ -51,6 +51,17 @@ void server_changed(struct server *s)
 	changes++;
 }
 
+void server_tell(const struct server *s)
+{
+	(void)s;
+}
+
+void server_worry(const struct server *s, enum server_worry worry)
+{
+	(void)s;
+	(void)worry;
+}
+
 bool log_enabled(enum log_level level)
 {
 	return level != LOG_DEBUG;

@@ -86,6 +86,35 @@ static void start_ready(struct broker_proc *p)
 	}
 }
 
+static bool mention(const char *const *settings, const char *word)
+{
+	for (; settings != NULL && *settings != NULL; settings++) {
+		if (strstr(*settings, word) != NULL) {
+			return true;
+		}
+	}
+	return false;
+}
+
+/*
+ * Unless the test says it itself: one I/O thread, so that a test does the same on every machine; with
+ * TEST_IO_THREADS so many, wherever there may be several.
+ */
+static void add_threads(struct broker_proc *p, const char *url, const char *const *settings)
+{
+	const char *n = getenv("TEST_IO_THREADS");
+	bool pg = (url != NULL && strncmp(url, "postgres", 8) == 0) ||
+		  mention(settings, ".url=postgres") || mention(settings, ".url=host=");
+	bool may = pg && !mention(settings, "sqlite:") && !mention(settings, "max_per_");
+	char *setting;
+
+	if (!mention(settings, "broker.io_threads=")) {
+		setting = scratch_format("broker.io_threads=%s", n != NULL && may ? n : "1");
+		add_setting(p, setting);
+		free(setting);
+	}
+}
+
 static struct broker_proc *prepare(const char *verb, const char *url, const char *const *settings)
 {
 	struct broker_proc *p = new_broker();
@@ -98,6 +127,7 @@ static struct broker_proc *prepare(const char *verb, const char *url, const char
 		add_arg(p, "-d");
 		add_arg(p, url);
 	}
+	add_threads(p, url, settings);
 	for (; settings != NULL && *settings != NULL; settings++) {
 		add_setting(p, *settings);
 	}

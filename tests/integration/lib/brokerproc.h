@@ -5,6 +5,10 @@
  * The program is BROKER_BIN of the environment (meson sets it).  It runs in a directory of its own
  * inside the scratch directory, so the embedded default makes its database there, and its log is
  * shown if a check fails.
+ *
+ * Where the test says nothing about it, it has one I/O thread whatever the machine; or, if it is on
+ * PostgreSQL and its other settings allow it, N with TEST_IO_THREADS=N in the environment: to run any
+ * test on several.
  */
 #ifndef IT_BROKERPROC_H
 #define IT_BROKERPROC_H

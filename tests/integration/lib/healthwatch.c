@@ -137,7 +137,7 @@ static void add(char *arg)
 		.health_down_after = option("HEALTH_DOWN_AFTER", 3),
 		.health_up_after = option("HEALTH_UP_AFTER", 2),
 	};
-	if (server_create(&io, count, &w->config, &w->server) < 0 ||
+	if (server_create(&io, count, &w->config, NULL, &w->server) < 0 ||
 		driver_pg.server_open(&io, &w->config, &pool, &w->priv, err, sizeof(err)) < 0 ||
 		health_start(w->server, w->priv) < 0) {
 		fatal("server");
