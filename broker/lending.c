@@ -389,26 +389,35 @@ static const struct lease *oldest_lease(const struct pool *p)
 	return oldest;
 }
 
-/* Somebody in another I/O thread waits for a connection of another pool to s, which is full. */
-static bool room_is_wanted(const struct server *s, const struct pool *not)
+/* Somebody waits elsewhere for a connection of o's pool to o's server, which is full. */
+static bool is_cramped(const struct member *o)
+{
+	for (unsigned i = 0; i < shards_count(o->pool->io); i++) {
+		struct lending_line *l = line_at(o->pool, i, o->pool->index);
+
+		for (unsigned q = 0; i != o->pool->io->shard && q < POOL_QUEUES; q++) {
+			uint64_t who = get(&l->who[q]);
+
+			if (observe(&l->lacks[q]) != 0 && (who >> o->index & 1) != 0 &&
+				(who & LENDING_CRAMPED) != 0) {
+				return true;
+			}
+		}
+	}
+	return false;
+}
+
+bool lending_needs_room(const struct member *m)
 {
 	struct member *o;
 
-	cds_list_for_each_entry(o, &s->members, server_link)
+	if (m->pool->lending.line == NULL) {
+		return false;
+	}
+	cds_list_for_each_entry(o, &m->server->members, server_link)
 	{
-		for (unsigned i = 0; o->pool != not && o->index != MEMBER_DRAINING &&
-				     i < shards_count(s->io);
-			i++) {
-			struct lending_line *l = line_at(not, i, o->pool->index);
-
-			for (unsigned q = 0; i != s->io->shard && q < POOL_QUEUES; q++) {
-				uint64_t who = get(&l->who[q]);
-
-				if (observe(&l->lacks[q]) != 0 && (who >> o->index & 1) != 0 &&
-					(who & LENDING_CRAMPED) != 0) {
-					return true;
-				}
-			}
+		if (o->pool != m->pool && o->index != MEMBER_DRAINING && is_cramped(o)) {
+			return true;
 		}
 	}
 	return false;
@@ -427,7 +436,7 @@ void lending_tick(struct pool *p)
 	for (unsigned i = 0; may_give(p) && i < p->nmembers; i++) {
 		struct conn *c = member_spare(p->member[i]);
 
-		if (c != NULL && room_is_wanted(p->member[i]->server, p)) {
+		if (c != NULL && lending_needs_room(p->member[i])) {
 			conn_give_up(c, NULL);
 		}
 	}

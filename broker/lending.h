@@ -47,6 +47,7 @@
 
 #define LENDING_BOUND_NS (2u * 1000000u)
 
+struct member;
 struct pool;
 
 enum pool_queue {
@@ -99,6 +100,9 @@ void lending_ask(struct pool *p);
 void lending_show(struct pool *p);
 bool lending_is_due(struct pool *p);
 void lending_tick(struct pool *p);
+
+/* Does anybody in another I/O thread wait for room on m's server, for another pool? */
+bool lending_needs_room(const struct member *m);
 
 /* Sum over the other I/O threads. */
 unsigned lending_sum(const struct pool *p, enum lending_number what);

@@ -164,7 +164,7 @@ bool member_has_room(const struct member *m)
 		return tally_open(m->server->tally) < max;
 	}
 	return tally_open(m->server->tally) + reserved_by_others(m) +
-		       (waiting(m) > 0 ? 0 : hungry_others(m)) <
+		       (waiting(m) > 0 ? 0 : hungry_others(m) + lending_needs_room(m)) <
 	       max;
 }
 
