@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 #
 # test_readme.sh - the program in README.md compiles as it stands there, runs below `broker run`, and is as
-# short as it says; the example server is not longer than it may be.
+# short as it says; its configurations are good; the example server is not longer than it may be.
 # shellcheck source=tests/integration/lib/fixture.sh
 . "$(dirname "$0")/lib/fixture.sh"
 
@@ -32,6 +32,12 @@ cd "$scratch" || exit 99
 said=$(LD_LIBRARY_PATH=$BUILD_ROOT/client "$BROKER_BIN" run -- ./hello 2>err)
 is "$said" "hello, world" "it says hello" || diag "$(cat err)"
 ok "the database is in the working directory" test -s shmbroker.db
+# Each block of the configuration is a whole one.
+awk '/^```ini$/ { n++; inside = 1; next } /^```$/ { inside = 0 } inside { print > n ".ini" }' \
+	"$SOURCE_ROOT/README.md"
+for file in 1.ini 2.ini; do
+	ok "the broker takes the configuration in $file" "$BROKER_BIN" --check-config --config "$file"
+done
 lines=$(wc -l <"$SOURCE_ROOT/client/examples/prefork_httpd.c")
 ok "the example server has at most 400 lines ($lines)" test "$lines" -le 400
 done_testing
