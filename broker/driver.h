@@ -76,7 +76,7 @@ struct conn {
 	void *server_priv; /* of driver->server_open */
 	unsigned slot; /* index in the member */
 	unsigned row; /* on the board, BOARD_NONE: none was free */
-	unsigned roles; /* enum conn_role; pool.c asks driver->roles */
+	unsigned roles; /* enum conn_role; conn.c asks driver->roles */
 	enum conn_state state;
 	uint64_t generation; /* +1 with every connect */
 	struct cds_list_head inflight; /* of struct request.link, in order of start() */
@@ -187,9 +187,9 @@ struct driver {
 	void (*reset)(struct conn *c, unsigned what);
 
 	/*
-	 * c is IDLE: what another struct conn, in another I/O thread, needs to go on with it; c has none any
-	 * more.  NULL: just now it cannot be parted from.  adopt: the other end, c has become IDLE.  Both NULL: the
-	 * driver's connections stay with their thread, and there may be no more than one.
+	 * c is IDLE: what another struct conn, in another I/O thread, needs to go on with it; c has none
+	 * any more.  NULL: just now it cannot be parted from.  adopt: the other end, c has become IDLE.
+	 * Both NULL: the driver's connections stay with their thread, and there may be no more than one.
 	 */
 	void *(*detach)(struct conn *c);
 	void (*adopt)(struct conn *c, void *parcel);
@@ -222,7 +222,7 @@ void conn_cancel_settled(struct conn *c);
 void conn_reset_done(struct conn *c, bool ok);
 void conn_copy_drained(struct conn *c);
 
-/* -- facilities of the loop (loop.h) ------------------------------------------------------------- */
+/* -- facilities of the loop (io.h) --------------------------------------------------------------- */
 
 uv_loop_t *io_uv(struct io *io);
 /* Nanoseconds of CLOCK_MONOTONIC, read at most once since the loop last blocked. */

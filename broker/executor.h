@@ -2,7 +2,7 @@
 /*
  * executor.h - one thread with one SQLite connection, fed by the I/O loop.
  *
- * Two queues of liburcu join the threads; each has one producer and one consumer:
+ * Three queues (queue.h) join the threads; each has one producer and one consumer:
  *
  *                 enqueues        dequeues        wakes the other side
  *   inbox         I/O thread      executor        futex, if it said that it sleeps (doorbell.h)

@@ -12,8 +12,8 @@
  *   write        X      -
  *   read         -      -
  *
- * Writer: the broker's I/O thread (of several, one at a time, see board.h), wait-free, about 2 KiB of stores.  Death of the writer leaves at
- * most one slot half written; readers skip it.
+ * Writer: the broker's I/O thread (of several, one at a time, see board.h), wait-free, about 2 KiB of
+ * stores.  Death of the writer leaves at most one slot half written; readers skip it.
  *
  * Q holds statement texts, which are the business of other workers: only monitors may read it.
  */
