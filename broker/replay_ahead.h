@@ -5,8 +5,8 @@
  *
  * All rows are of one PostgreSQL transaction, the batch of replay.h.  Each transaction of the
  * journal has a savepoint of its own, named after its number in the batch.  There is no Sync
- * before the owner sends it or calls ahead_end(), and up to a Sync PostgreSQL skips everything
- * behind an error.  So, as if each row had waited for the one before it:
+ * before the owner sends it, and up to a Sync PostgreSQL skips everything behind an error.  So, as
+ * if each row had waited for the one before it:
  *
  *   an error          nothing has run behind it
  *   another outcome   is found here, when rows behind it may have run.  A rollback to the savepoint

@@ -5,12 +5,13 @@
  * The stream comes as a queue of chunks (layout.h), cut at multiples of 8.  What lies wholly in one
  * chunk is read in place; what straddles chunks is put together in a buffer that the reader owns,
  * so a row may be far larger than the arena.  Chunks that are read go to the list `spent`, from
- * which the owner takes them to give them back.  The reader never waits: it answers ROWREADER_MORE
- * and is called again when there is another chunk or the end.
+ * which the owner takes them to give them back.  The reader never waits: it answers
+ * ROWREADER_WANT_MORE and is called again when there is another chunk or the end.
  *
  * A chunk in which the current row lies stays in the queue until the next row is asked for.
  *
- * States:  HEAD -> COLUMNS -> ROWS -> END    (rowreader_step; FAILED from anywhere)
+ * States:  HEAD -> COLUMNS -> ROWS -> END    (rowreader_columns, rowreader_next; FAILED from
+ *          anywhere)
  */
 #ifndef CLIENT_ROWREADER_H
 #define CLIENT_ROWREADER_H

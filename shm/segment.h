@@ -24,7 +24,7 @@
 #include "check.h"
 #include "layout.h"
 
-/* One section to lay out; off is filled in by segment_layout. */
+/* One section to lay out; segment_header_init finds its place. */
 struct segment_plan {
 	uint32_t type;
 	uint32_t version;

@@ -11,7 +11,7 @@
  *   span    struct recording_span, then len bytes, padded to 8
  *
  * A key frame says all that is not zero; the others say what differs from the frame before.  Every
- * KEY_FRAMES-th frame is a key, and so is one whose segments are others than before.
+ * RECORDING_KEY_FRAMES-th frame is a key, and so is one whose segments are others than before.
  *
  * Numbers are those of the machine that wrote it.  A frame is appended by one write, so what a
  * crash leaves is a file whose last frame is cut; readers end before it.  Nothing in the file is
