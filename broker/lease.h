@@ -37,7 +37,7 @@ struct lease {
 	enum lease_state state;
 	unsigned flags; /* enum req_flag of the REQ_LEASE */
 	bool begun; /* BEGIN was sent */
-	bool gate; /* something that must end first is in flight: BEGIN or COPY */
+	bool gate; /* something that must end first is in flight: BEGIN, COPY, or see must_settle */
 	bool ending; /* COMMIT, ROLLBACK or RELEASE arrived: nothing may follow */
 	bool dead; /* ended while held: freed by the last lease_drop */
 	unsigned holds;

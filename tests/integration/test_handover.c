@@ -172,6 +172,25 @@ static void test_queue(void)
 	}
 }
 
+/* Who drops all that is prepared in front of others of his own: what comes behind it runs all the same. */
+static void test_drops_prepared(void)
+{
+	static const char *const drop[] = {"DEALLOCATE ALL", "DISCARD ALL"};
+
+	for (unsigned i = 0; i < array_size(drop); i++) {
+		struct broker_lease *l = behave_hold(t.b, NULL, "SET work_mem = '1MB'");
+		struct user u = ask(t.proc, LEASE, drop[i], LONG_MS);
+		struct broker_call in = {.lease = u.lease, .timeout_ms = LONG_MS};
+		uint64_t first = u.ticket;
+
+		u.ticket = behave_submit(u.b, &in, "SELECT 'fine'");
+		ok(waits(t.proc, 1), "%s, and a statement behind it", drop[i]);
+		broker_release(&l);
+		is_int(broker_collect(u.b, first, LONG_MS, NULL, NULL), 0, "it is done");
+		is_str(answer(&u), "fine", "and the one behind it as well");
+	}
+}
+
 /* Behind the cleaning as anywhere: what is declared read-only writes nothing. */
 static void test_readonly_behind_reset(void)
 {
@@ -352,6 +371,7 @@ int main(void)
 	test_one_write_each("as needed", t.proc, "SET work_mem = '2MB'");
 	test_reset_always();
 	test_queue();
+	test_drops_prepared();
 	test_readonly_behind_reset();
 	test_fails();
 	test_deadline_meanwhile();
