@@ -532,7 +532,7 @@ static int repeat_rows(struct replay *r, unsigned limit, uint64_t since)
 	return rc == 0 && more < 0 ? fail_sqlite(r, &f) : rc;
 }
 
-/* TX_DONE: what may still be refused is refused by an error, and nothing behind it counts then. */
+/* TX_DONE: each did what its worker was told. */
 static enum tx_result repeat_transactions(struct replay *r, unsigned limit, uint64_t since)
 {
 	int rc;
@@ -545,7 +545,7 @@ static enum tx_result repeat_transactions(struct replay *r, unsigned limit, uint
 	rc = repeat_rows(r, limit, since);
 	journal_rest(r->j);
 	if (rc == 0) {
-		rc = ahead_be_sure(&r->ahead);
+		rc = ahead_finish(&r->ahead);
 		rc = rc < 0 ? fail_pg(r) : rc;
 	}
 	return rc == 0 ? TX_DONE : rc > 0 ? TX_REFUSED : TX_FAILED;
@@ -634,10 +634,6 @@ static enum tx_result commit_batch(struct replay *r)
 {
 	int rc = send_commit(r);
 
-	rc = rc < 0 ? -1 : ahead_finish(&r->ahead);
-	if (rc > 0) {
-		return TX_REFUSED; /* and what was sent behind it was skipped */
-	}
 	if (rc < 0 || take(r) != 0 || (rc = take(r)) < 0) {
 		(void)fail_pg(r);
 		return TX_FAILED;
@@ -658,10 +654,7 @@ static enum tx_result run_batch(struct replay *r, unsigned limit)
 	do {
 		res = repeat_transactions(r, limit, since);
 		if (res == TX_DONE) {
-			res = r->place.ntx > 0 ? commit_batch(r) : TX_AGAIN;
-			if (res != TX_REFUSED) {
-				return res;
-			}
+			return r->place.ntx > 0 ? commit_batch(r) : TX_AGAIN;
 		}
 		res = res == TX_REFUSED ? judge(r) : res;
 	} while (res == TX_DONE);

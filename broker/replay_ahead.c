@@ -164,8 +164,7 @@ int ahead_be_sure(struct ahead *a)
 
 int ahead_finish(struct ahead *a)
 {
-	a->asked = a->n;
-	return take_answers(a, 0);
+	return a->asked < a->n && ask(a) < 0 ? -1 : take_answers(a, 0);
 }
 
 /* -- sending ----------------------------------------------------------------------------------- */

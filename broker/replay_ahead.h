@@ -25,6 +25,10 @@
  *                            or a rule
  *   all others               yes                           yes
  *
+ * The table is about keys alone.  That nothing is committed whose outcome differs does not depend on
+ * it: all rows are answered before the COMMIT is sent (ahead_finish).  SQLite, for instance, may have
+ * left out some rows of an INSERT by a trigger of its own.
+ *
  * Whether the database has such triggers and rules is asked once per connection (ahead_look).
  *
  * Memory: at most REPLAY_AHEAD rows and about REPLAY_AHEAD_BYTES are on their way, and nothing is
@@ -97,8 +101,7 @@ int ahead_refuse(struct ahead *a, const struct journal_entry *e, const struct re
 	bool opens, const char *sqlstate, const char *text) must_use;
 /* Wait for the rows whose outcome may differ. */
 int ahead_be_sure(struct ahead *a) must_use;
-/* The Sync was sent: wait for the rows that are left.  The answers to what the owner has sent
- * behind them are the next. */
+/* Wait for all of them.  The answers to what the owner sends then are the next. */
 int ahead_finish(struct ahead *a) must_use;
 
 #endif

@@ -257,6 +257,27 @@ static void test_large_values(void)
 	free(text);
 }
 
+/* SQLite left out some of the rows that PostgreSQL takes. */
+static void test_ignored_rows(void)
+{
+	struct desk *d = begin("ignored.db");
+
+	sqlite3_exec(d->db,
+		"CREATE TRIGGER leave BEFORE INSERT ON item WHEN NEW.n % 10 = 0 "
+		"BEGIN SELECT RAISE(IGNORE); END",
+		NULL, NULL, NULL);
+	for (int n = 1; n <= 30; n++) {
+		(void)desk_write(d, "INSERT INTO item (n) VALUES (%d), (-1)", n);
+	}
+	desk_start_courier(d);
+	ok(desk_replay_all(d, 60000), "statements of which SQLite has left rows out");
+	is_int(pg_int(pg, "SELECT count(*) FROM item"), 54, "the others are there");
+	is_int(pg_int(pg, "SELECT count(*) FROM broker_conflict WHERE sqlstate = '40002'"), 3,
+		"those are set aside");
+	is_int(d->failed, 0, "and nothing has failed");
+	desk_close(&d);
+}
+
 /* -- lost in the middle ------------------------------------------------------------------------ */
 
 /* The batch hangs in its middle: some of it has run, some was sent, some was not. */
@@ -441,6 +462,7 @@ int main(void)
 	test_triggers();
 	test_large_transaction();
 	test_large_values();
+	test_ignored_rows();
 	test_killed_server();
 	test_ended_session();
 	test_cancelled();
