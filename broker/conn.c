@@ -5,7 +5,8 @@
  * Cancels.  A cancel request of PostgreSQL hits whatever the backend runs when it arrives.  So it is
  * sent only for the head of the connection, after everything behind it that belongs to others was
  * taken away (conn_evacuate), and nothing new is sent until the driver says that it is settled.  No
- * cancel can hit a stranger.
+ * cancel can hit a stranger, but for this: a reset that hangs is cancelled, and should it end just
+ * then, the statement behind it is hit.  A read is repeated; a write fails as cancelled, and it was.
  *
  * Resets.  A session that was touched is cleaned as soon as its user has left it: a lock must not be
  * held by nobody.  Who waits gets the connection without waiting for the answer, and what he sends
