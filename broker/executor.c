@@ -48,7 +48,10 @@ struct executor {
 	struct exec_job *held; /* taken from the inbox, to be run next */
 	unsigned joined; /* jobs of the group that is gathered */
 	unsigned company; /* as many are usually there */
-	uint64_t wait_until_ns; /* for them; 0: the wait has not begun */
+	unsigned missing; /* of them when the wait began; 0: nobody was waited for */
+	unsigned in_vain; /* groups not to wait in after the next wait in vain */
+	unsigned hurried; /* groups that are not to wait */
+	uint64_t wait_until_ns; /* for them */
 	uint64_t closed_ns; /* when nobody else was let in, 0: not yet */
 	uint64_t commit_ns; /* what a commit takes, on average */
 	uint64_t since_ns; /* a reader: when the job began */
@@ -168,12 +171,13 @@ static bool await_company(struct executor *ex)
 	uint64_t now = doorbell_now();
 	uint32_t seen;
 
-	if (ex->joined >= ex->company) {
+	if (ex->joined >= ex->company || ex->hurried > 0) {
 		return false;
 	}
-	if (ex->wait_until_ns == 0) {
+	if (ex->missing == 0) {
 		uint64_t ns = ex->commit_ns / 2;
 
+		ex->missing = ex->company - ex->joined;
 		ex->wait_until_ns = now + (ns < EXEC_WAIT_NS ? ns : EXEC_WAIT_NS);
 	}
 	if (now >= ex->wait_until_ns) {
@@ -201,9 +205,21 @@ static struct exec_job *next_joining(void *arg)
 	return NULL;
 }
 
-/* A group was committed: how many to expect next time, and for how long. */
+/*
+ * A group was committed: how many to expect next time, and for how long.  Those who are missed may be
+ * held up by something else, a transaction that waits for this connection for instance: then waiting
+ * is tried ever more seldom.
+ */
 static void learn(struct executor *ex)
 {
+	if (ex->missing == 0) {
+		ex->hurried -= ex->hurried > 0;
+	} else if (ex->joined + ex->missing / 2 >= ex->company) {
+		ex->in_vain = 1;
+	} else {
+		ex->hurried = ex->in_vain;
+		ex->in_vain = ex->in_vain < EXEC_HURRY_MAX ? ex->in_vain * 2 : EXEC_HURRY_MAX;
+	}
 	if (ex->joined >= ex->company) {
 		ex->company = ex->joined;
 	} else {
@@ -300,7 +316,8 @@ static void work(struct executor *ex)
 			ex->since_ns = doorbell_now();
 		}
 		ex->joined = 1;
-		ex->wait_until_ns = ex->closed_ns = 0;
+		ex->missing = 0;
+		ex->closed_ns = 0;
 		sqlite_run_job(ex->run, job);
 		uv_async_send(&ex->async);
 		learn(ex);
@@ -384,6 +401,7 @@ int executor_create(uv_loop_t *loop, const struct executor_options *opt,
 	if (ex == NULL) {
 		return UV_ENOMEM;
 	}
+	ex->in_vain = 1;
 	ex->opt = *opt;
 	ex->on_message = on_message;
 	ex->arg = arg;

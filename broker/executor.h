@@ -48,6 +48,7 @@
 #define EXEC_GROUP 64u /* most statements in one commit */
 #define EXEC_GROUP_NS 10000000u /* no statement joins a group older than this */
 #define EXEC_WAIT_NS 1000000u /* no group waits longer for those that usually join */
+#define EXEC_HURRY_MAX 64u /* after waits in vain: most groups until the next one */
 
 enum exec_kind {
 	EXEC_READY, /* the database is open */
