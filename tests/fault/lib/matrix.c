@@ -24,7 +24,7 @@
 
 #define CASE_MS 20000 /* for one case, at the most */
 #define FREE_MS 5000 /* until everything that a worker held is free */
-#define PAUSE_MS 2000 /* nobody else may see a longer one */
+#define PAUSE_MS 10000 /* nobody else may see a longer one */
 #define BIG_BYTES 600000u /* more than the request arena: goes in parts */
 #define STREAM_ROWS 3000
 #define COPY_ROWS 3000
