@@ -597,6 +597,7 @@ static bool make_loops(struct broker_proc *b)
 		log_error("cannot set up %d I/O threads", (int)b->cfg->broker.io_threads);
 		return false;
 	}
+	board_gauge(b->io.board, METRIC_IO_THREADS, shards_count(&b->io));
 	return true;
 }
 
