@@ -626,7 +626,8 @@ int broker_main(const struct config *cfg, const struct broker_start *start)
 	watch_signal(b, &b->intr, on_signal, SIGINT);
 	watch_signal(b, &b->hup, on_hup, SIGHUP);
 	set_phase(b, BROKER_STARTING);
-	if (make_pools(b) < 0 || shards_start(&b->io) < 0) {
+	/* Threads first: where one is missing nothing may be open. */
+	if (shards_start(&b->io) < 0 || make_pools(b) < 0) {
 		b->status = EXIT_FAILURE;
 		start_closing(b);
 	}

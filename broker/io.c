@@ -268,6 +268,7 @@ static void arm(struct io *io)
 	if (arm_hot(io) || (io->lines != NULL && keeps_others_waiting(io))) {
 		io_again(io);
 	}
+	io->now_fresh = false; /* somebody may have read it meanwhile */
 }
 
 /* All but the arming; true if there was anything to do. */
@@ -315,6 +316,9 @@ static void on_prepare(uv_prepare_t *h)
 	struct io *io = h->data;
 
 	if (take_turn(io) ? may_spin(io) : spin(io)) {
+		if (io->lines != NULL) {
+			show_lines(io);
+		}
 		io_again(io); /* nobody needs to ring meanwhile */
 	} else {
 		arm(io);

@@ -260,7 +260,7 @@ void member_grow(struct member *m)
 		struct conn *c;
 
 		if (!reserve(m)) {
-			if (waiting(m) > 0) {
+			if (waiting(m) > 0 && !member_has_room(m)) {
 				take_room(m); /* there is room when it is closed */
 			}
 			return;

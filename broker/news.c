@@ -107,6 +107,7 @@ static void deliver_worry(struct io *io, struct mail *m)
 	struct server *s = server_at(io, w->row);
 
 	if (s != NULL && w->what == SERVER_DOUBT) {
+		s->doubted_ns = 0; /* the sender has kept HEALTH_DOUBT_MS; all are to doubt the same */
 		health_doubt_role(s);
 	} else if (s != NULL) {
 		health_hurry(s);

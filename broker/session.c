@@ -159,7 +159,8 @@ void session_note_write(struct session *s, const struct pool *p)
 		s->writes = more;
 		s->nwrites = p->index + 1;
 	}
-	s->writes[p->index] = (struct session_write){.wrote_ns = io_now(s->io)};
+	s->writes[p->index] =
+		(struct session_write){.wrote_ns = doorbell_now()}; /* others stamp probes */
 }
 
 /*

@@ -45,15 +45,19 @@ struct tally *tally_hold(struct tally *t);
 /* NULL is allowed. */
 void tally_put(struct tally *t);
 
-static inline unsigned tally_open(const struct tally *t)
-{
-	return get(&t->n[PHASE_OPENING]) + get(&t->n[PHASE_READY]) + get(&t->n[PHASE_CLOSING]);
-}
-
-/* Not on their way out. */
+/* Not on their way out.  Read in the order in which they move: none is missed. */
 static inline unsigned tally_staying(const struct tally *t)
 {
-	return get(&t->n[PHASE_OPENING]) + get(&t->n[PHASE_READY]);
+	unsigned n = observe(&t->n[PHASE_OPENING]);
+
+	return n + observe(&t->n[PHASE_READY]);
+}
+
+static inline unsigned tally_open(const struct tally *t)
+{
+	unsigned n = tally_staying(t);
+
+	return n + observe(&t->n[PHASE_CLOSING]);
 }
 
 static inline void tally_move(struct tally *t, enum conn_phase from, enum conn_phase to)

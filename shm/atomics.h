@@ -57,7 +57,7 @@ void model_write_fence(void);
 
 /* Inside one process only, so not of the model. */
 /* clang-format off */
-#define add_shared(p, n)     atomic_fetch_add_explicit((p), (n), memory_order_relaxed)
+#define add_shared(p, n)     atomic_fetch_add_explicit((p), (n), memory_order_acq_rel)
 #define release_shared(p)    atomic_fetch_sub_explicit((p), 1, memory_order_acq_rel)
 #define exchange(p, v)       atomic_exchange_explicit((p), (v), memory_order_seq_cst)
 #define replace_if(p, o, v)  atomic_compare_exchange_strong((p), &(__typeof__(*(p) + 0)){(o)}, (v))
