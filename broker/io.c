@@ -107,13 +107,14 @@ void io_again(struct io *io)
  * found as Linux does for halted virtual processors (adjusting halt_poll_ns, virt/kvm/kvm_main.c): a
  * sleep that turns out shorter than SPIN_MAX_NS doubles it, a longer one ends it.
  *
- * It costs nobody anything who needs the processor: each look yields it, and a yield that takes
- * CROWDED_NS says that there are others, which ends the looking for CROWDED_REST_NS.
+ * Each look yields the processor.  A yield that takes CROWDED_NS says that there are others who need
+ * it, which ends the looking for CROWDED_REST times as long as the yield took: so little is lost by it,
+ * also beside somebody who uses up his time slices.
  */
-#define SPIN_FIRST_NS 10000u
-#define SPIN_MAX_NS 100000u
-#define CROWDED_NS 50000u
-#define CROWDED_REST_NS 100000000u
+#define SPIN_FIRST_NS 50000u
+#define SPIN_MAX_NS 200000u
+#define CROWDED_NS 10000u
+#define CROWDED_REST 100u
 
 /* There is something to do again, after so long. */
 static void adapt_spin(struct io *io, uint64_t quiet_ns)
@@ -143,7 +144,7 @@ static bool spin(struct io *io)
 	sched_yield();
 	now = doorbell_now();
 	if (now - io->now_ns >= CROWDED_NS) {
-		io->crowded_ns = now + CROWDED_REST_NS;
+		io->crowded_ns = now + CROWDED_REST * (now - io->now_ns);
 	}
 	board_count(io->board, METRIC_LOOP_SPIN, now - io->looked_ns);
 	io->looked_ns = now;
