@@ -114,7 +114,7 @@ void io_again(struct io *io)
 #define SPIN_FIRST_NS 50000u
 #define SPIN_MAX_NS 200000u
 #define CROWDED_NS 10000u
-#define CROWDED_REST 100u
+#define CROWDED_REST 20u
 
 /* There is something to do again, after so long. */
 static void adapt_spin(struct io *io, uint64_t quiet_ns)
