@@ -251,6 +251,7 @@ static bool keeps_others_waiting(struct io *io)
 	return some;
 }
 
+/* Before the fence in arm_hot, see lending.h; a loop that goes on looking shows it as well. */
 static void show_lines(struct io *io)
 {
 	for (unsigned i = 0; i < io->npools; i++) {
@@ -263,9 +264,6 @@ static void show_lines(struct io *io)
 /* The loop may block now, unless somebody needs it. */
 static void arm(struct io *io)
 {
-	if (io->lines != NULL) {
-		show_lines(io); /* before the fence in arm_hot, see lending.h */
-	}
 	if (arm_hot(io) || (io->lines != NULL && keeps_others_waiting(io))) {
 		io_again(io);
 	}
@@ -295,6 +293,9 @@ static bool take_turn(struct io *io)
 		}
 		work(io);
 	}
+	if (io->lines != NULL) {
+		show_lines(io);
+	}
 	io->now_ns = doorbell_now();
 	io->now_fresh = false; /* the loop may block now */
 	if (worked) {
@@ -317,9 +318,6 @@ static void on_prepare(uv_prepare_t *h)
 	struct io *io = h->data;
 
 	if (take_turn(io) ? may_spin(io) : spin(io)) {
-		if (io->lines != NULL) {
-			show_lines(io);
-		}
 		io_again(io); /* nobody needs to ring meanwhile */
 	} else {
 		arm(io);
