@@ -5,18 +5,8 @@
 # comments name.
 set -u
 cd "${SOURCE_ROOT:?}" || exit 1
-n=0
-failed=0
-
-result() { # STATUS TEXT
-	n=$((n + 1))
-	if [ "$1" = 0 ]; then
-		echo "ok $n - $2"
-	else
-		echo "not ok $n - $2"
-		failed=1
-	fi
-}
+# shellcheck source=tests/integration/lib/fixture.sh
+. tests/integration/lib/fixture.sh
 
 # Anchors of a page, as GitHub makes them of headings.
 anchors() {
@@ -28,19 +18,15 @@ for page in *.md docs/*.md docs/decisions/*.md; do
 		file=${link%%#*}
 		target=${file:+$(dirname "$page")/$file}
 		target=${target:-$page}
-		test -e "$target"
-		result $? "$page: $link is there"
+		ok "$page: $link is there" test -e "$target"
 		if [ "$link" != "$file" ] && [ -e "$target" ]; then
-			grep -qxF -- "${link#*#}" <(anchors "$target")
-			result $? "$page: $link is a heading"
+			ok "$page: $link is a heading" grep -qxF -- "${link#*#}" <(anchors "$target")
 		fi
 	done < <(grep -oE '\]\([^) ]+\)' "$page" | sed 's/^](//; s/)$//' | grep -v '^https\?:')
 done
 while read -r decision; do
-	compgen -G "docs/decisions/$decision*.md" >/dev/null
-	result $? "decision $decision, which the code names, is there"
+	ok "decision $decision, which the code names, is there" \
+		grep -qF "docs/decisions/$decision" <(compgen -G "docs/decisions/$decision*.md")
 done < <(grep -rhoE 'docs/decisions/[0-9]{4}' shm client broker tools | sed 's:.*/::' | sort -u)
-test $n -ge 40
-result $? "links were found"
-echo "1..$n"
-exit $failed
+ok "links were found" test $tap_count -ge 40
+done_testing
