@@ -129,6 +129,7 @@ struct courier {
 	uint64_t replays, set_aside; /* since the start */
 	char mirror_why[sizeof(
 		((struct courier_failure *)0)->text)]; /* last failure of the mirror */
+	bool mirror_told; /* the log says that the mirror is there */
 };
 
 /* -- the thread: orders ------------------------------------------------------------------------ */
@@ -571,6 +572,9 @@ static void tell_mirror(struct courier *c, const struct courier_failure *f)
 			c->targets[c->working.mirror].name, f->text);
 	}
 	snprintf(c->mirror_why, sizeof(c->mirror_why), "%s", f != NULL ? f->text : "");
+	if (f != NULL) {
+		c->mirror_told = false;
+	}
 	n = news_begin(c);
 	memcpy(n->mirror_error, c->mirror_why, sizeof(n->mirror_error));
 	if (f == NULL) {
@@ -619,6 +623,11 @@ static bool refresh(struct courier *c)
 		return false;
 	case MIRROR_DONE:
 		tell_mirror(c, NULL);
+		if (!c->mirror_told) {
+			log_info("pool %s: tables are mirrored from server %s", c->pool,
+				c->targets[c->working.mirror].name);
+			c->mirror_told = true;
+		}
 		log_debug("pool %s: mirror refreshed from server %s: rows=%" PRIu64
 			  " changed=%" PRIu64 " ms=%" PRIu64,
 			c->pool, c->targets[c->working.mirror].name, mirror_rows(c->mirrored),

@@ -199,6 +199,10 @@ struct drill *drill_start(struct cluster *c, const struct drill_options *opt)
 	make_table(c);
 	d->cluster = c;
 	d->broker = start_broker(c, opt);
+	if (opt->local != NULL &&
+		!wait_until(broker_log_count(d->broker, "tables are mirrored") > 0, SOON_MS)) {
+		bail_out("nothing is mirrored");
+	}
 	d->ledger = ledger_create(ENTRIES);
 	d->notes = crew_shared(sizeof(*d->notes));
 	d->notes->nservers = cluster_size(c);

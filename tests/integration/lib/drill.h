@@ -25,7 +25,8 @@ struct drill_options {
 	unsigned workers;
 	/* addresses of the servers if not their sockets, one per server; may be NULL */
 	const char *const *urls;
-	const char *local; /* SQLite file of the local server; NULL: there is none */
+	/* SQLite file of the local server, which `settings` have to mirror tables to; NULL: none */
+	const char *local;
 	const char *const *settings; /* more settings of the broker, NULL-terminated; may be NULL */
 };
 
