@@ -40,11 +40,27 @@ static uint32_t state_of(const struct conn *c)
 	return states[c->state];
 }
 
+/* What runs on it, the first if there are several, or NULL. */
+static const struct request *head_of(const struct conn *c)
+{
+	return c->ninflight > 0 ? cds_list_first_entry(&c->inflight, struct request, link) : NULL;
+}
+
+/* Who holds it: its lease, or a statement that runs outside one. */
+static uint32_t holder_of(const struct conn *c)
+{
+	const struct request *head = head_of(c);
+	const struct session *s = c->lease != NULL ? c->lease->session
+				  : head != NULL   ? head->session
+						   : NULL;
+
+	return s != NULL ? session_slot(s) : BOARD_NONE;
+}
+
 /* What runs on it, or ran last in its lease. */
 static const struct statement *statement_of(const struct conn *c)
 {
-	const struct request *head =
-		c->ninflight > 0 ? cds_list_first_entry(&c->inflight, struct request, link) : NULL;
+	const struct request *head = head_of(c);
 
 	return head != NULL && head->stmt != NULL ? head->stmt
 	       : c->lease != NULL                 ? c->lease->last
@@ -60,7 +76,7 @@ static void mirror_conn(struct conn *c)
 		.server = c->member->server->index,
 		.state = state_of(c),
 		.backend_pid = c->backend_pid,
-		.worker_slot = l != NULL && l->session != NULL ? session_slot(l->session) : BOARD_NONE,
+		.worker_slot = holder_of(c),
 		.in_flight = c->ninflight,
 		.generation = c->generation,
 		.connected_ns = c->connected_ns,

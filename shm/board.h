@@ -258,7 +258,7 @@ struct board_conn_info {
 	uint32_t pool, server; /* rows */
 	uint32_t state; /* enum board_conn_state */
 	int32_t backend_pid; /* 0 = not known */
-	uint32_t worker_slot; /* who holds the lease, or BOARD_NONE */
+	uint32_t worker_slot; /* who holds the lease, or without one asked for what runs; BOARD_NONE */
 	uint32_t in_flight;
 	uint64_t generation; /* of the slot */
 	uint64_t connected_ns;

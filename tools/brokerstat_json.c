@@ -218,6 +218,7 @@ static json_t *conn_object(const struct sample *s, unsigned i, bool *failed)
 	set(o, "worker", c->worker_slot == BOARD_NONE ? json_null() : json_integer(c->worker_slot),
 		failed);
 	set(o, "lease_seconds", json_real(sample_age(s, c->lease_ns)), failed);
+	set(o, "held_seconds", json_real(sample_age(s, conn_held_ns(c))), failed);
 	set(o, "fingerprint", fingerprint_or_null(c->fingerprint), failed);
 	set(o, "running_seconds", json_real(sample_age(s, c->statement_ns)), failed);
 	set(o, "torn", json_boolean(s->conns[i].torn), failed);

@@ -248,7 +248,7 @@ struct text_table *table_workers(const struct sample *s)
 	return t;
 }
 
-/* Connections that one worker holds: who, since when, with what. */
+/* Connections that one worker holds, for a lease or a statement: who, since when, with what. */
 struct text_table *table_leases(const struct sample *s)
 {
 	struct text_table *t = text_table_create(
@@ -268,7 +268,7 @@ struct text_table *table_leases(const struct sample *s)
 		text_table_cell(t, "%s", sample_server_name(s, c->server, buf));
 		text_table_cell(t, "%d", c->backend_pid);
 		text_table_cell(t, "%s", conn_state_name(c->state, buf));
-		cell_duration(t, sample_age(s, c->lease_ns));
+		cell_duration(t, sample_age(s, conn_held_ns(c)));
 		text_table_cell(t, "%u", c->in_flight);
 		text_table_cell(t, "%u", c->worker_slot);
 		text_table_cell(t, w != NULL && w->used ? "%d" : "-", w != NULL ? w->info.pid : 0);

@@ -39,12 +39,14 @@ static uint64_t worker_rank(const struct sample *s, unsigned row)
 	return (w->leases != 0 || w->in_flight != 0 ? UINT64_C(1) << 63 : 0) | (w->active_ns + 1);
 }
 
-/* The oldest lease first. */
+/* What is held longest first: leases, and of the statements outside of them those that take long. */
 static uint64_t lease_rank(const struct sample *s, unsigned row)
 {
 	const struct board_conn_info *c = &s->conns[row].info;
+	uint64_t held = conn_held_ns(c);
+	bool shown = c->lease_ns != 0 || (held != 0 && sample_age(s, held) >= LIVE_LONG_SECONDS);
 
-	return s->conns[row].used && c->lease_ns != 0 ? UINT64_MAX - c->lease_ns : 0;
+	return s->conns[row].used && shown ? UINT64_MAX - held : 0;
 }
 
 /* Who holds the connection stands next to it. */

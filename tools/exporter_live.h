@@ -14,6 +14,7 @@
 
 #define LIVE_ROWS 100u
 #define LIVE_SLOW 20u
+#define LIVE_LONG_SECONDS 1.0 /* a statement that runs for less is not shown among what is held */
 #define LIVE_SHAPES 30u
 
 /* What was read of the statements' segment; counts below 0 are errors as from reader_slow. */

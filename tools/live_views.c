@@ -333,7 +333,7 @@ static const struct grid_column conn_grid[] = {
 	{"state", GRID_TEXT,
 		"active: runs statements of many; leased, transaction, pinned: held by one worker"},
 	{"since", GRID_DURATION, "How long it is in this state"},
-	{"worker", GRID_TEXT, "Process and name of the worker that holds it"},
+	{"worker", GRID_TEXT, "Process and name of the worker that holds it, or whose statement runs"},
 	{"in_flight", GRID_COUNT, "Statements sent on it and not answered"},
 	{"running", GRID_DURATION, "How long the first of these runs"},
 	{"backend_pid", GRID_COUNT, "Process on the server, as in pg_stat_activity"},
@@ -419,14 +419,14 @@ static struct grid *make_connections(const struct live_data *d)
 }
 
 /* ------------------------------------------------------------------------------------------------
- * Workers, and what they hold: a row for each lease, and one for each worker without
+ * Workers, and what they hold: a row for each connection, and one for each worker without
  */
 
 static const struct grid_column worker_grid[] = {
 	{"pid", GRID_COUNT, "Process of the worker"},
 	{"name", GRID_TEXT, "As the worker calls itself"},
-	{"holds", GRID_TEXT, "Connection it holds: its pool and slot"},
-	{"held", GRID_DURATION, "How long it holds the connection"},
+	{"holds", GRID_TEXT, "Connection it holds, or its statement occupies: pool and slot"},
+	{"held", GRID_DURATION, "How long: since its lease began, or without one its statement"},
 	{"state", GRID_TEXT, "Of the held connection, otherwise of the worker"},
 	{"tag", GRID_TEXT, "Of its latest request"},
 	{"statement", GRID_TEXT, "Shape of what the connection runs, or ran last"},
@@ -450,7 +450,7 @@ static void worker_state(struct grid *g, uint32_t state)
 						     : TONE_WARN);
 }
 
-/* What it holds, since when, in which state; conn BOARD_NONE: nothing. */
+/* What it holds or occupies, since when, in which state; conn BOARD_NONE: nothing. */
 static void worker_lease(
 	struct grid *g, const struct live_data *d, const struct board_worker_info *w, uint32_t conn)
 {
@@ -464,7 +464,7 @@ static void worker_lease(
 		return;
 	}
 	grid_text(g, "%s/%u", sample_pool_name(d->now, c->pool, buf), conn);
-	grid_number(g, sample_age(d->now, c->lease_ns));
+	grid_number(g, sample_age(d->now, conn_held_ns(c)));
 	conn_state(g, d, c);
 }
 

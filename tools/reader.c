@@ -896,3 +896,8 @@ double sample_age(const struct sample *s, uint64_t stamp_ns)
 	}
 	return (double)(s->mono_ns - stamp_ns) / 1e9;
 }
+
+uint64_t conn_held_ns(const struct board_conn_info *c)
+{
+	return c->lease_ns != 0 ? c->lease_ns : c->worker_slot != BOARD_NONE ? c->statement_ns : 0;
+}

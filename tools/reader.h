@@ -143,6 +143,9 @@ const char *sample_server_name(const struct sample *s, uint32_t server, char buf
 /* Seconds from a row's CLOCK_MONOTONIC stamp to the sample; 0 if there is none. */
 double sample_age(const struct sample *s, uint64_t stamp_ns);
 
+/* Since when a worker holds the connection, by a lease or by a statement outside one; 0: none does. */
+uint64_t conn_held_ns(const struct board_conn_info *c);
+
 /* "running", "stalled", "stopped", "dead". */
 const char *reader_life_name(enum reader_life life);
 

@@ -62,6 +62,11 @@ answered() {
 }
 wait_until 60000 answered
 ok "then the shape of what it ran" screen_shows "^ *$holder_pid +holder +main/.* with rec"
+"$IT_WORKER" "$b_socket" runner <<<$'exec\tGET /report\t'"$long" >"$scratch/runner" &
+runner_pid=$!
+ok "and who runs a statement without holding a connection" \
+	screen_shows "^ *$runner_pid +runner +main/[0-9]+ +[0-9.]+m?s +active +GET /report"
+wait $runner_pid
 screen_keys 5
 ok "5 shows shapes of statements" screen_shows 'select \?'
 screen_keys t

@@ -63,8 +63,18 @@ static void fill_board(void)
 		&(struct board_worker_info){.pid = 4711, .name = "httpd", .tag = "GET /a"});
 	board_worker_row(board, 1,
 		&(struct board_worker_info){.pid = 4712, .name = "httpd", .tag = "GET /b"});
+	board_worker_row(board, 2,
+		&(struct board_worker_info){.pid = 4714, .name = "quiet", .tag = ""});
 	board_worker_row(board, 3,
 		&(struct board_worker_info){.pid = 4713, .name = "cron", .tag = "nightly"});
+	board_conn_row(board, 1,
+		&(struct board_conn_info){.pool = 1,
+			.server = 1,
+			.state = BOARD_CONN_ACTIVE,
+			.worker_slot = 1,
+			.in_flight = 1,
+			.fingerprint = 78,
+			.statement_ns = now - 20000000000u});
 	board_conn_row(board, 2,
 		&(struct board_conn_info){.pool = 1,
 			.server = 1,
@@ -310,22 +320,26 @@ static void test_workers(void)
 {
 	struct grid *g = view_of(VIEW_WORKERS, 0);
 
-	is_int(grid_shown(g), 3, "a row for each lease and for each worker without");
+	is_int(grid_shown(g), 4, "a row for each held connection and for each worker without");
 	is_str(cell(g, 0, "name"), "cron", "who holds longest comes first");
 	is_str(cell(g, 0, "holds"), "main/3", "what it holds");
 	is_str(cell(g, 0, "state"), "leased", "how");
-	is_str(cell(g, 1, "pid"), "4711", "then the next");
-	is_str(cell(g, 1, "tag"), "GET /a", "its request");
-	is_str(cell(g, 1, "state"), "idle in transaction", "a transaction without a statement");
-	is_int(grid_cells(g, 1)[4].tone, TONE_WARN, "stands out");
-	is_str(cell(g, 1, "statement"), "select * from orders where id = ?", "and its statement");
-	is_str(cell(g, 2, "holds"), "-", "then who holds nothing");
-	is_str(cell(g, 2, "state"), "attached", "with its own state");
+	is_str(cell(g, 1, "pid"), "4712", "then who runs a statement without a lease");
+	is_str(cell(g, 1, "held"), "20s", "for how long");
+	is_str(cell(g, 1, "statement"), "begin", "and which");
+	is_str(cell(g, 2, "pid"), "4711", "then the next");
+	is_str(cell(g, 2, "tag"), "GET /a", "its request");
+	is_str(cell(g, 2, "state"), "idle in transaction", "a transaction without a statement");
+	is_int(grid_cells(g, 2)[4].tone, TONE_WARN, "stands out");
+	is_str(cell(g, 2, "statement"), "select * from orders where id = ?", "and its statement");
+	is_str(cell(g, 3, "holds"), "-", "then who holds nothing");
+	is_str(cell(g, 3, "state"), "attached", "with its own state");
 	grid_free(&g);
 	g = view_of(VIEW_CONNECTIONS, 0);
-	is_int(grid_shown(g), 2, "connections");
-	is_str(cell(g, 0, "worker"), "4711 httpd", "say who holds them");
-	is_str(cell(g, 0, "backend_pid"), "815", "and where");
+	is_int(grid_shown(g), 3, "connections");
+	is_str(cell(g, 0, "worker"), "4712 httpd", "say whose statement runs on them");
+	is_str(cell(g, 1, "worker"), "4711 httpd", "or who holds them");
+	is_str(cell(g, 1, "backend_pid"), "815", "and where");
 	grid_free(&g);
 }
 

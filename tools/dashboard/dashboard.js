@@ -178,9 +178,9 @@ function shapeOf(lease) {
 }
 
 const leases = new Table("t-leases", [
-	{title: "Held for", kind: "num", value: (l) => l.lease_seconds,
-		text: (l) => format.duration(l.lease_seconds),
-		tone: (l) => l.lease_seconds > 30 ? "warn" : ""},
+	{title: "Held for", kind: "num", value: (l) => l.held_seconds,
+		text: (l) => format.duration(l.held_seconds),
+		tone: (l) => l.held_seconds > 30 ? "warn" : ""},
 	{title: "Worker", kind: "num", value: (l) => l.holder?.pid, text: (l) => l.holder?.pid ?? "–"},
 	{title: "Name", value: (l) => l.holder?.name},
 	{title: "Tag", kind: "wide", value: (l) => l.holder?.tag},
