@@ -220,10 +220,10 @@ int board_create(const struct segment_identity *id, const struct board_geometry 
 	if (err == 0) {
 		bind_sections(b, g);
 		board_heartbeat(b, id->start_ns);
-		err = publish_segment(&b->s);
-	}
-	if (err == 0) {
 		err = publish_segment(&b->q);
+	}
+	if (err == 0) { /* the last: who finds the new S looks for the Q beside it, once */
+		err = publish_segment(&b->s);
 	}
 	if (err < 0) {
 		board_destroy(&b);
