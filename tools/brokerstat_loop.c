@@ -8,6 +8,7 @@
 #include "brokerstat.h"
 
 #include "brokerstat_json.h"
+#include "series.h"
 #include "slow_query.h"
 #include "text.h"
 
@@ -24,6 +25,8 @@
 /* What the loop carries from one sample to the next. */
 struct follow {
 	struct sample *before;
+	int32_t pid; /* of the broker looked at, */
+	uint64_t broker_start_ns; /* and its start */
 	uint64_t slow, sample, event; /* numbers of the last ones printed */
 	bool started; /* the first look is over */
 	bool noticed; /* that the broker does not run */
@@ -192,6 +195,18 @@ static int show(
 	}
 }
 
+/* All that a new broker has is new: its numbers begin at 1. */
+static void follow_broker(const struct sample *s, struct follow *fo)
+{
+	if (fo->started && (s->pid != fo->pid || s->broker_start_ns != fo->broker_start_ns)) {
+		sample_free(&fo->before);
+		fo->slow = fo->sample = fo->event = 0;
+		fo->noticed = false;
+	}
+	fo->pid = s->pid;
+	fo->broker_start_ns = s->broker_start_ns;
+}
+
 static void notice(const struct sample *s, struct follow *fo)
 {
 	if (s->life == READER_RUNNING || fo->noticed) {
@@ -202,16 +217,47 @@ static void notice(const struct sample *s, struct follow *fo)
 		s->pid, reader_life_name(s->life), (double)s->beat_age_ns / 1e9);
 }
 
+/* A filter that drops everything is more likely a slip than meant. */
+static void notice_filter(struct sample *s, const struct stat_options *opt, const struct follow *fo)
+{
+	struct series_list l;
+
+	if (opt->filter.n == 0 || fo->started || series_make(s, NULL, &opt->filter, &l) < 0) {
+		return;
+	}
+	if (l.n == 0) {
+		fputs("brokerstat: no metric matches -f; -l lists them\n", stderr);
+	}
+	series_free(&l);
+}
+
+/* A broker that was replaced: what it logged since we looked last, most likely what led to its end. */
+static int last_words(struct reader *r, const struct stat_options *opt, struct follow *fo)
+{
+	bool logs = opt->view == STAT_SLOW || opt->view == STAT_EVENTS;
+	struct sample *s;
+	int err;
+
+	if (!fo->started || !logs || !reader_is_replaced(r)) {
+		return 0;
+	}
+	err = reader_sample(r, &s);
+	if (err == 0) {
+		err = show(r, s, opt, fo);
+		sample_free(&s);
+	}
+	return err;
+}
+
 static int one_sample(struct reader *r, const struct stat_options *opt, struct follow *fo)
 {
 	struct sample *s, *keep = NULL;
-	int err;
+	int err = last_words(r, opt, fo);
 
-	if (reader_follow(r)) { /* all that a new broker has is new */
-		sample_free(&fo->before);
-		fo->slow = fo->sample = fo->event = 0;
-		fo->noticed = false;
+	if (err < 0) {
+		return err;
 	}
+	(void)reader_follow(r);
 	err = reader_sample(r, &s);
 	if (err == 0 && opt->interval > 0) { /* showing turns histograms into the interval's */
 		err = reader_sample(r, &keep);
@@ -219,7 +265,9 @@ static int one_sample(struct reader *r, const struct stat_options *opt, struct f
 	if (err < 0) {
 		return err;
 	}
+	follow_broker(s, fo);
 	notice(s, fo);
+	notice_filter(s, opt, fo);
 	err = show(r, s, opt, fo);
 	if (fflush(stdout) != 0 && err == 0) {
 		err = -errno;
@@ -376,14 +424,21 @@ int stat_loop(struct reader *r, const struct stat_options *opt)
 static int record_frame(struct reader *r, struct recorder *w, const struct stat_options *opt)
 {
 	struct snapshot s;
-	int err;
+	int err = reader_snapshot(r, !opt->no_texts, &s);
 
-	(void)reader_follow(r);
-	err = reader_snapshot(r, !opt->no_texts, &s);
 	if (err == 0) {
 		err = recorder_add(w, &s);
 	}
 	return err;
+}
+
+/* One frame; of a broker that was replaced its end first. */
+static int record_frames(struct reader *r, struct recorder *w, const struct stat_options *opt)
+{
+	int err = reader_is_replaced(r) ? record_frame(r, w, opt) : 0;
+
+	(void)reader_follow(r);
+	return err < 0 ? err : record_frame(r, w, opt);
 }
 
 int stat_record(struct reader *r, const struct stat_options *opt)
@@ -395,7 +450,7 @@ int stat_record(struct reader *r, const struct stat_options *opt)
 	if (err == 0) {
 		catch_signals();
 		do {
-			err = record_frame(r, w, opt);
+			err = record_frames(r, w, opt);
 			n++;
 		} while (err == 0 && (opt->count == 0 || n < opt->count) &&
 			 advance(r, opt->interval > 0 ? opt->interval : 1));

@@ -120,7 +120,7 @@ void live_data_reset(struct live_data *d)
 	averages_free(&d->averages);
 	drop_texts(&d->texts);
 	free(d->pools);
-	*d = (struct live_data){.no_texts = d->no_texts, .texts = d->texts};
+	*d = (struct live_data){.no_texts = d->no_texts, .only = d->only, .texts = d->texts};
 }
 
 /* d->now is new, d->before the one before. */
@@ -142,12 +142,14 @@ int live_data_step(struct live_data *d, struct reader *r)
 	struct sample *now, *whole;
 	int err;
 
-	if (reader_follow(r)) {
-		live_data_reset(d);
-	}
+	(void)reader_follow(r);
 	err = reader_sample(r, &now);
 	if (err < 0) {
 		return err;
+	}
+	if (d->now != NULL &&
+		(now->pid != d->now->pid || now->broker_start_ns != d->now->broker_start_ns)) {
+		live_data_reset(d); /* another broker, which counts anew */
 	}
 	err = reader_sample(r, &whole); /* the other one's histograms become the interval's */
 	if (err < 0) {

@@ -48,6 +48,7 @@ struct live_data {
 	struct live_pool all; /* all pools together */
 	struct live_texts texts;
 	bool no_texts; /* as if they could not be read */
+	const struct name_filter *only; /* metrics of their view, or NULL: all; borrowed */
 };
 
 /* Take the next sample.  0 or -ENOMEM; d stays usable. */

@@ -199,13 +199,19 @@ const char *reader_path(const struct reader *r)
 	return r->path;
 }
 
-bool reader_follow(struct reader *r)
+bool reader_is_replaced(const struct reader *r)
 {
 	struct stat mine, theirs;
+
+	return r->recording == NULL && fstat(r->s.fd, &mine) == 0 && stat(r->path, &theirs) == 0 &&
+	       (mine.st_dev != theirs.st_dev || mine.st_ino != theirs.st_ino);
+}
+
+bool reader_follow(struct reader *r)
+{
 	struct segment fresh;
 
-	if (r->recording != NULL || fstat(r->s.fd, &mine) < 0 || stat(r->path, &theirs) < 0 ||
-		(mine.st_dev == theirs.st_dev && mine.st_ino == theirs.st_ino)) {
+	if (!reader_is_replaced(r)) {
 		return false;
 	}
 	if (segment_load(&fresh, r->path, SHM_ROLE_BOARD) < 0) {

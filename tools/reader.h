@@ -111,6 +111,9 @@ int reader_snapshot(struct reader *r, bool texts, struct snapshot *out) must_use
 /* Path of the board in use, or that was recorded. */
 const char *reader_path(const struct reader *r);
 
+/* Whether a new broker has replaced the board; what the old one left can be read until it is followed. */
+bool reader_is_replaced(const struct reader *r);
+
 /* If a new broker has replaced the board, switch to it: true. */
 bool reader_follow(struct reader *r);
 
