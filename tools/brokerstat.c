@@ -205,6 +205,35 @@ static bool parse_filter(struct stat_options *opt, const char *arg)
 	return true;
 }
 
+/* What the value of an option has to be; those that are not here say so themselves. */
+static const struct {
+	int letter;
+	const char *name, *want;
+} value_kinds[] = {
+	{'n', "-n", "the path of a broker's socket or board, or its name"},
+	{'r', "-r", "the name of a file"},
+	{'W', "-W", "the name of a file, or - for standard output"},
+	{'f', "-f", "one of at most 32 globs"},
+	{'k', "-k", "a count of 1 or more"},
+	{'c', "-c", "a count of 1 or more"},
+	{'w', "-w", "a number of seconds from 0.01 to 31536000"},
+	{'t', "-t", "a number of seconds up to 31536000, or off"},
+};
+
+_Static_assert(NAME_FILTER_MAX == 32, "as value_kinds says");
+
+static int bad_value(int letter, const char *arg)
+{
+	for (unsigned i = 0; i < array_size(value_kinds); i++) {
+		if (value_kinds[i].letter == letter) {
+			fprintf(stderr,
+				"brokerstat: %s: '%s' is not %s\nTry 'brokerstat --help'.\n",
+				value_kinds[i].name, arg, value_kinds[i].want);
+		}
+	}
+	return STAT_USAGE;
+}
+
 /* Options with a value. */
 static bool parse_value(struct stat_options *opt, int letter, const char *arg)
 {
@@ -214,13 +243,13 @@ static bool parse_value(struct stat_options *opt, int letter, const char *arg)
 		return arg[0] != '\0';
 	case 'r':
 		opt->replay = arg;
-		return true;
+		return arg[0] != '\0';
 	case OPTION_AT:
 		opt->at = arg;
 		return true;
 	case 'W':
 		opt->record = arg;
-		return true;
+		return arg[0] != '\0';
 	case OPTION_LISTEN:
 		opt->listen = arg;
 		return true;
@@ -274,6 +303,11 @@ static int bad_condition(const char *condition, const struct query_error *err)
 	return STAT_USAGE;
 }
 
+static bool lists_metrics(enum stat_view view)
+{
+	return view == STAT_LIVE || view == STAT_ONCE || view == STAT_JSON || view == STAT_LIST;
+}
+
 /* What does not go together.  -1: all is well. */
 static int check_options(struct stat_options *opt)
 {
@@ -293,6 +327,12 @@ static int check_options(struct stat_options *opt)
 	if (opt->view != STAT_SLOW &&
 		(opt->old || opt->samples || opt->most != 0 || opt->condition != NULL)) {
 		return usage_error("%s belong to -s", "-d, -k, -q and --samples");
+	}
+	if (opt->filter.n > 0 && !lists_metrics(opt->view)) {
+		return usage_error("%s belongs to -1, -j, -l and the live screen", "-f");
+	}
+	if (opt->view == STAT_LISTEN && (opt->interval > 0 || opt->count > 0)) {
+		return usage_error("%s do not go with --listen", "-w and -c");
 	}
 	if (opt->replay != NULL && (opt->view == STAT_RECORD || opt->view == STAT_LISTEN)) {
 		return usage_error("%s do not go with -r", "-W and --listen");
@@ -333,7 +373,7 @@ static int parse_options(int argc, char **argv, struct stat_options *opt)
 			return STAT_USAGE;
 		}
 		if (optarg != NULL && !parse_value(opt, c, optarg)) {
-			return usage_error("invalid value '%s'", optarg);
+			return bad_value(c, optarg);
 		}
 		if (!parse_flag(opt, c) && !choose_view(opt, c)) {
 			return usage_error("only one of -1, -j, -p, -S, -L, -s, -T, -e, -l, -W%s",
@@ -410,7 +450,7 @@ int main(int argc, char **argv)
 	if (opt.view == STAT_LISTEN) {
 		return exporter_run(opt.name, opt.listen, !opt.no_texts);
 	}
-	if (opt.view == STAT_LIVE && !isatty(STDOUT_FILENO)) {
+	if (opt.view == STAT_LIVE && !(isatty(STDOUT_FILENO) && isatty(STDIN_FILENO))) {
 		opt.view = STAT_ONCE;
 	}
 	if (opt.count > 0 && opt.interval <= 0) {

@@ -445,7 +445,8 @@ static int listen_and_serve(struct exporter *e, const char *where, int signal_fd
 
 	if (err < 0) {
 		fprintf(stderr, "brokerstat: cannot listen on %s: %s\n", where,
-			err == -EINVAL ? "not [ADDR:]PORT" : strerror(-err));
+			err == -EINVAL ? "not [ADDR:]PORT, with a numeric ADDR or localhost"
+				       : strerror(-err));
 		return err == -EINVAL ? STAT_USAGE : STAT_NOT_FOUND;
 	}
 	printf("listening on %s\n", http_url(e->http));

@@ -415,16 +415,13 @@ static void keys_until(struct live *l, double due)
 	}
 }
 
-static void start(struct live *l, const struct stat_options *opt)
+static void start(struct live *l)
 {
 	for (unsigned i = 0; i < VIEW_COUNT; i++) {
 		live_view_defaults((enum live_view)i, KIND_SHAPES, &l->views[i]);
 	}
 	for (unsigned i = 0; i < KIND_COUNT; i++) {
 		live_view_defaults(VIEW_STATEMENTS, (enum live_kind)i, &l->views[VIEW_COUNT + i]);
-	}
-	if (opt->filter.n == 1) {
-		snprintf(l->views[VIEW_METRICS].filter, GRID_FILTER_MAX, "%s", opt->filter.glob[0]);
 	}
 	if (reader_frames(l->reader) > 0) {
 		seek(l, (long)reader_frame(l->reader));
@@ -443,8 +440,11 @@ int live_run(struct reader *r, const struct stat_options *opt)
 	double due;
 
 	l.data.no_texts = opt->no_texts;
-	live_screen_start(&l);
-	start(&l, opt);
+	l.data.only = &opt->filter;
+	if (!live_screen_start(&l)) {
+		return STAT_USAGE;
+	}
+	start(&l);
 	due = clock_seconds();
 	for (unsigned long n = 1; !l.quit; n++) {
 		live_draw(&l);

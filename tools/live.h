@@ -58,7 +58,8 @@ struct grid_view *live_grid_view(struct live *l);
 unsigned live_room(const struct live *l);
 
 /* live_draw.c */
-void live_screen_start(struct live *l);
+/* False: the terminal cannot show it, which is said on standard error. */
+bool live_screen_start(struct live *l);
 void live_screen_end(void);
 void live_draw(struct live *l);
 

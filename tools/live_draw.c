@@ -9,15 +9,30 @@
 #include "text.h"
 
 #include <curses.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { PAIR_BAD = 1, PAIR_WARN = 2 };
 
 #define LINE_SIZE 4096u
 
-void live_screen_start(struct live *l)
+bool live_screen_start(struct live *l)
 {
-	(void)initscr();
+	const char *type = getenv("TERM");
+	SCREEN *screen = newterm(NULL, stdout, stdin);
+
+	if (screen == NULL || tigetstr("cup") == NULL) {
+		if (screen != NULL) {
+			(void)endwin();
+			delscreen(screen);
+		}
+		fprintf(stderr,
+			"brokerstat: a terminal of the type '%s' has no live screen; set TERM to "
+			"what it is, or say what to show, as with -p or -1\n",
+			type != NULL ? type : "");
+		return false;
+	}
 	(void)cbreak();
 	(void)noecho();
 	(void)nonl();
@@ -31,6 +46,7 @@ void live_screen_start(struct live *l)
 		(void)init_pair(PAIR_BAD, COLOR_RED, -1);
 		(void)init_pair(PAIR_WARN, COLOR_YELLOW, -1);
 	}
+	return true;
 }
 
 void live_screen_end(void)

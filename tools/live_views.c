@@ -588,7 +588,9 @@ static struct grid *make_metrics(const struct live_data *d)
 	struct grid *g = grid_create(metric_grid, array_size(metric_grid));
 
 	for (size_t i = 0; g != NULL && i < d->series.n && i < d->averages.n; i++) {
-		metric_row(g, d, &d->series.v[i], i);
+		if (d->only == NULL || name_filter_match(d->only, d->series.v[i].name)) {
+			metric_row(g, d, &d->series.v[i], i);
+		}
 	}
 	return g;
 }

@@ -198,6 +198,23 @@ is "$(screen | LC_ALL=C grep -c '[^ -~]')" 0 "all is ASCII"
 screen_keys q
 wait_until 5000 screen_ended
 
+# --- where there is no live screen
+screen_start 100 24 "TERM=dumb $live 2>'$scratch/dumb'"
+ok "a terminal without a cursor has no live screen" wait_until 5000 screen_ended
+is "$screen_status" 1 "as the exit status says"
+like "$(cat "$scratch/dumb")" "type 'dumb' has no live screen; set TERM" "and the message"
+screen_start 100 24 "$live -f 'broker_up' </dev/null"
+ok "without a keyboard the metrics are printed" screen_shows '^name +value +rate'
+screen_stop
+
+# --- filters of the command line
+screen_start 100 24 "$live -f 'broker_*total*' -f '^broker_loop*' -f 'broker_prepared_total{state=\"miss\",*'"
+screen_keys 6
+ok "-f chooses metrics" screen_shows '^broker_attaches_total'
+ok "and no others" screen_hides '^broker_(up|loop_turns_total|io_threads) '
+screen_keys q
+wait_until 5000 screen_ended
+
 # --- a recording
 "$BROKERSTAT_BIN" -n "$b_socket" -W "$scratch/rec" -w 0.05 -c 30
 broker_kill b

@@ -335,6 +335,9 @@ static void check_filter(void)
 	ok(strstr(out, "broker_slow_statements") == NULL, "and ^ leaves out");
 	is_int(run("-l -f '^*'"), 0, "nothing is left");
 	is_int(lines(), 1, "but the titles");
+	ok(strstr(err, "no metric matches -f") != NULL, "which is said");
+	is_int(run("-1 -w 0.02 -c 2 -f 'broker_up'"), 0, "something is left");
+	is_str(err, "", "and nothing said");
 }
 
 static void check_recording(void)
@@ -393,6 +396,13 @@ static void check_usage(void)
 	is_int(run("-w 0"), 1, "an interval of 0");
 	is_int(run("-c none"), 1, "a count that is no number");
 	is_int(run("surplus"), 1, "a surplus argument");
+	is_int(run("-p -f 'broker_*'"), 1, "a filter of metrics for what is none");
+	is_int(run("--listen 0 -w 1"), 1, "an interval of a service");
+	is_int(run("-1 -w soon"), 1, "an interval that is no number");
+	ok(strstr(err, "-w: 'soon' is not a number of seconds") != NULL,
+		"the message names the option and what it takes");
+	is_int(run("--listen foo:1"), 1, "a name to listen on");
+	ok(strstr(err, "numeric ADDR") != NULL, "the message says what is taken");
 	is_int(run("-h"), 0, "-h");
 	ok(has("Exit status"), "explains the exit status");
 	is_int(run("-V"), 0, "-V");
