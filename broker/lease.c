@@ -566,14 +566,20 @@ static void report(struct lease *l, double silent)
 
 	l->leaked = true;
 	snprintf(text, sizeof(text),
-		"worker %d%s%.*s holds a connection for %.1f s and has been silent for %.1f s%s%.60s",
+		"worker %d%s%.*s holds a connection for %.1f s and has been silent for %.1f s",
 		session_pid(l->session), l->tag_len > 0 ? " tag " : "", (int)l->tag_len, l->tag,
-		(double)(io_now(l->io) - l->since_ns) / 1e9, silent,
+		(double)(io_now(l->io) - l->since_ns) / 1e9, silent);
+	count(l, POOL_METRIC_LEAKS);
+	log_warning("pool %s: %s%s%.60s (leak_threshold)", c->name, text,
 		l->last != NULL ? ", last statement: " : "",
 		l->last != NULL ? l->last->text : "");
-	count(l, POOL_METRIC_LEAKS);
-	log_warning("pool %s: %s (leak_threshold)", c->name, text);
-	board_event(l->io->board, BOARD_EVENT_LEAK, "pool %s: %s", c->name, text);
+	/* the board is for all who may attach, texts of statements are not */
+	if (l->last != NULL && l->last->fingerprint != 0) {
+		board_event(l->io->board, BOARD_EVENT_LEAK, "pool %s: %s, last statement: shape %016llx",
+			c->name, text, (unsigned long long)l->last->fingerprint);
+	} else {
+		board_event(l->io->board, BOARD_EVENT_LEAK, "pool %s: %s", c->name, text);
+	}
 }
 
 void lease_tick(struct lease *l)

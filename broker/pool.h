@@ -47,6 +47,7 @@ struct pool {
 	struct member *writer; /* takes writes now, or NULL */
 	struct handback handback;
 	uint64_t decided_ns; /* when the mode changed last */
+	uint64_t pin_told_ns; /* when a pinned connection was last told as an event, 0: never */
 	unsigned turn; /* of the servers that take reads: where to look first */
 
 	struct cds_list_head waiters[POOL_QUEUES]; /* struct request.link, by rank */

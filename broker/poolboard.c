@@ -8,6 +8,8 @@
 
 #include <stdio.h>
 
+#define PIN_PAUSE_NS UINT64_C(60000000000)
+
 static void gauge(struct pool *p, enum pool_metric m, uint64_t v)
 {
 	board_pool_gauge(p->io->board, p->index, m, v);
@@ -67,6 +69,28 @@ static const struct statement *statement_of(const struct conn *c)
 						  : NULL;
 }
 
+/*
+ * Say who pins a connection: at most one in a minute, since some pin one with every request, which
+ * would push everything else out of the event log.  Pins that end between two ticks are not seen.
+ */
+static void tell_pin(const struct conn *c)
+{
+	struct pool *p = c->pool;
+	const struct lease *l = c->lease;
+	uint64_t now = io_now(c->io);
+
+	if (l == NULL || l->session == NULL || p->config->reset == RESET_ALWAYS ||
+		(p->pin_told_ns != 0 && now - p->pin_told_ns < PIN_PAUSE_NS)) {
+		return;
+	}
+	p->pin_told_ns = now;
+	board_event(c->io->board, BOARD_EVENT_PIN,
+		"pool %s: worker %d%s%.*s changed the session of its connection, which is cleaned "
+		"afterwards (told once a minute)",
+		p->config->name, session_pid(l->session), l->tag_len > 0 ? " tag " : "",
+		(int)l->tag_len, l->tag);
+}
+
 static void mirror_conn(struct conn *c)
 {
 	const struct statement *st = statement_of(c);
@@ -87,6 +111,9 @@ static void mirror_conn(struct conn *c)
 		.statement_ns = c->ninflight > 0 ? c->head_ns : 0,
 	};
 
+	if (info.state == BOARD_CONN_PINNED) {
+		tell_pin(c);
+	}
 	if (c->row != BOARD_NONE) {
 		board_conn_row(c->io->board, c->row, &info);
 	}

@@ -40,7 +40,7 @@ exporter_stop
 is $exporter_status 0 "a polite end is exit code 0"
 
 # --- a broker that runs
-broker_start b - "pool main.slow_threshold=0"
+broker_start b - "pool main.slow_threshold=0" "pool main.leak_threshold=2s"
 exporter_start "$b_socket"
 ok "healthy" wait_until 5000 status_is /healthz 200
 ok "ready" wait_until 5000 status_is /readyz 200
@@ -78,6 +78,21 @@ is "$(json /api/servers.json '.servers[0].kind')" sqlite "servers"
 is "$(json /api/connections.json '.connections | length > 0')" true "connections"
 is "$(json /api/workers.json '.workers | type')" array "workers"
 is "$(json /api/events.json '[.events[].kind] | contains(["start"])')" true "events"
+mkfifo "$scratch/pinner"
+"$IT_WORKER" "$b_socket" pinner <"$scratch/pinner" >"$scratch/pinner.out" &
+pinner_pid=$!
+exec 7>"$scratch/pinner"
+printf 'begin\tGET /pin\tCREATE TEMP TABLE secret_1 (a)\n' >&7
+event_like() { # KIND REGEX
+	json /api/events.json ".events[] | select(.kind == \"$1\") | .text" | grep -qE "$2"
+}
+ok "who pins a connection is an event" wait_until 5000 event_like pin \
+	"^pool main: worker $pinner_pid tag GET /pin changed the session"
+ok "so is a lease that nobody uses" wait_until 15000 event_like leak \
+	"^pool main: worker $pinner_pid tag GET /pin holds a connection .* last statement: shape [0-9a-f]{16}\$"
+is "$(get /api/events.json | grep -c secret_)" 0 "without the text of its statement"
+exec 7>&-
+wait $pinner_pid
 ok "slow statements" json_is /api/slow.json "[.slow[].sql] | contains([\"$count\"])" true
 is "$(json /api/slow.json ".slow[] | select(.sql == \"$count\") | [.tag, .rows, .code] | join(\" \")")" \
 	"GET /c 1 0" "with tag and rows"
@@ -162,7 +177,7 @@ ok "resumed: healthy" wait_until 10000 status_is /healthz 200
 broker_kill b
 ok "killed: not healthy" wait_until 10000 status_is /healthz 503
 is "$(metric broker_up)" 0 "killed: not up"
-is "$(metric 'broker_statements_finished_total{pool="main"}')" 3 "killed: what it left is shown"
+is "$(metric 'broker_statements_finished_total{pool="main"}')" 4 "killed: what it left is shown"
 is "$(json /healthz .broker)" dead "killed: said so"
 broker_restart b
 ok "started again: followed" wait_until 10000 status_is /readyz 200
