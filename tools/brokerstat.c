@@ -426,8 +426,11 @@ static int show_source(struct reader *r, const struct stat_options *opt)
 	if (err < 0) {
 		bool texts = opt->view == STAT_SLOW || opt->view == STAT_STATEMENTS;
 
-		fprintf(stderr, "brokerstat: %s: %s\n", texts ? "statements" : "output",
-			strerror(-err));
+		fprintf(stderr, "brokerstat: %s: %s%s\n", texts ? "statements" : "output",
+			strerror(-err),
+			texts && err == -EACCES ? "; they are for the broker's own user, root and "
+						  "monitor_group of broker.conf"
+						: "");
 	}
 	return stat_exit_code(err);
 }

@@ -315,17 +315,38 @@ static void answer_overview(
 	reply_text(r, text, len, TYPE_JSON);
 }
 
+/* Points of the history that are asked for: all of it unless said; 0: not a number. */
+static unsigned wanted_seconds(const char *text)
+{
+	char *end;
+	unsigned long n;
+
+	if (text == NULL) {
+		return HISTORY_SECONDS;
+	}
+	n = strtoul(text, &end, 10);
+	if (*text < '0' || *text > '9' || *end != '\0') {
+		return 0;
+	}
+	return n < HISTORY_SECONDS ? (unsigned)n : HISTORY_SECONDS;
+}
+
 /* ?pool=NAME for one pool, ?seconds=N for the newest N points. */
 static void answer_history(struct exporter *e, const struct http_request *req, struct http_reply *r)
 {
-	const char *pool = http_query(req, "pool"), *seconds = http_query(req, "seconds");
-	unsigned long n = seconds != NULL ? strtoul(seconds, NULL, 10) : HISTORY_SECONDS;
+	const char *pool = http_query(req, "pool");
+	unsigned n = wanted_seconds(http_query(req, "seconds"));
 	char *text = NULL;
 	size_t len = 0;
-	FILE *f = open_memstream(&text, &len);
-	bool found = f != NULL && history_write(e->history, f, pool,
-					  n < HISTORY_SECONDS ? (unsigned)n : HISTORY_SECONDS);
+	FILE *f;
+	bool found;
 
+	if (n == 0) {
+		reply_static(r, 400, TYPE_JSON, "{\"error\":\"seconds is a number from 1\"}");
+		return;
+	}
+	f = open_memstream(&text, &len);
+	found = f != NULL && history_write(e->history, f, pool, n);
 	if (f != NULL && (fclose(f) != 0 || !found)) {
 		free(text);
 		text = NULL;

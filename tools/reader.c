@@ -143,6 +143,12 @@ static void explain(int err, const char *name, const struct reader *r, char *tex
 		snprintf(
 			text, len, "%s does not lead to a file of its owner: not trusted", r->path);
 		break;
+	case -EACCES:
+		snprintf(text, len,
+			"%s may not be read by this user; whom socket_mode of broker.conf lets open "
+			"the broker's socket may",
+			r->path);
+		break;
 	default:
 		snprintf(text, len, "%s: %s", r->path, strerror(-err));
 		break;

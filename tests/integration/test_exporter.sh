@@ -107,6 +107,7 @@ ok "the history grows" wait_until 5000 json_is '/api/history.json?pool=main' '.t
 is "$(json /api/history.json '[.[] | select(type == "array") | length] | unique | length')" 1 \
 	"all fields of the history are equally long"
 is "$(json '/api/history.json?seconds=1' '.time | length')" 1 "a part of it may be asked for"
+is "$(status '/api/history.json?seconds=-1')" 400 "so many seconds there are not"
 is "$(status '/api/history.json?pool=other')" 404 "there is none of a pool that never was"
 
 # --- the stream
@@ -197,6 +198,16 @@ is "$(status /api/slow.json)$(status /api/statements.json)" 403403 \
 is "$(messages 1 | jq -r '[has("slow"), .why_no_slow] | join(" ")')" \
 	"false this process may not read them, or was told not to show them" "the page is told why"
 exporter_stop
+drop=()
+if [ "$(id -u)" = 0 ]; then
+	drop=(--bounding-set=-dac_override,-dac_read_search)
+fi
+like "$(setpriv --pdeathsig KILL "${drop[@]}" "$BROKERSTAT_BIN" -n "$b_socket" -s -1 2>&1)" \
+	'statements: .*monitor_group of broker.conf' "brokerstat says who may read statements"
+chmod 000 "$b_socket.board"
+like "$(setpriv --pdeathsig KILL "${drop[@]}" "$BROKERSTAT_BIN" -n "$b_socket" -p -t 0 2>&1)" \
+	'board may not be read by this user; .*socket_mode' "and who may read the board"
+chmod 440 "$b_socket.board"
 chmod 400 "$b_socket.slow"
 exporter_start "$b_socket"
 is "$(status /api/slow.json)" 200 "who may read them serves them"
