@@ -454,6 +454,7 @@ static int serve(struct exporter *e, int signal_fd, int timer_fd)
 		}
 		if (fds[1].revents != 0 && read(timer_fd, &times, sizeof(times)) > 0) {
 			tick(e);
+			http_hurry(e->http);
 		}
 		http_turn(e->http);
 	}

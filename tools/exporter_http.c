@@ -13,9 +13,12 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #define IDLE_SECONDS 15u
+#define CROWDED_SECONDS 2u
+#define ANSWER_SECONDS 60u
 #define CONNECTION_MEMORY 16384u
 #define STREAM_BLOCK 16384u
 
@@ -37,12 +40,23 @@ struct stream {
 	bool suspended;
 };
 
+enum phase { AWAITED, ANSWERED, STREAMED }; /* the request, its answer, an answer without end */
+
+struct client {
+	struct MHD_Connection *conn;
+	struct client *next, **link;
+	enum phase phase;
+	uint64_t since; /* of the phase, in seconds */
+};
+
 struct http_server {
 	struct MHD_Daemon *daemon;
 	struct http_calls calls;
 	char url[96];
 	bool loopback;
 	bool closing;
+	unsigned nclients;
+	struct client *clients;
 	unsigned nstreams;
 	struct stream *streams;
 	struct message *latest;
@@ -67,6 +81,101 @@ const char *http_header(const struct http_request *req, const char *name)
 const char *http_query(const struct http_request *req, const char *name)
 {
 	return MHD_lookup_connection_value(req->conn, MHD_GET_ARGUMENT_KIND, name);
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Clients, from accepting them to closing their sockets
+ */
+
+static uint64_t clock_seconds(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec;
+}
+
+static void client_add(struct http_server *h, struct MHD_Connection *conn, void **context)
+{
+	struct client *c = calloc(1, sizeof(*c));
+
+	*context = c;
+	if (c == NULL) {
+		return; /* libmicrohttpd's own limit has to do */
+	}
+	*c = (struct client){
+		.conn = conn, .next = h->clients, .link = &h->clients, .since = clock_seconds()};
+	if (c->next != NULL) {
+		c->next->link = &c->next;
+	}
+	h->clients = c;
+	h->nclients++;
+}
+
+static void client_remove(struct http_server *h, struct client *c)
+{
+	if (c == NULL) {
+		return;
+	}
+	*c->link = c->next;
+	if (c->next != NULL) {
+		c->next->link = c->link;
+	}
+	h->nclients--;
+	free(c);
+}
+
+static void on_connection(void *cls, struct MHD_Connection *conn, void **context,
+	enum MHD_ConnectionNotificationCode what)
+{
+	if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+		client_add(cls, conn, context);
+	} else {
+		client_remove(cls, *context);
+		*context = NULL;
+	}
+}
+
+static void client_enter(struct MHD_Connection *conn, enum phase phase)
+{
+	const union MHD_ConnectionInfo *info =
+		MHD_get_connection_info(conn, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+	struct client *c = info != NULL ? info->socket_context : NULL;
+
+	if (c != NULL) {
+		c->phase = phase;
+		c->since = clock_seconds();
+	}
+}
+
+static void on_completed(void *cls, struct MHD_Connection *conn, void **state,
+	enum MHD_RequestTerminationCode how)
+{
+	client_enter(conn, AWAITED);
+}
+
+/* The socket is shut down, not closed: libmicrohttpd sees its end and does the rest. */
+static void client_end(struct client *c)
+{
+	const union MHD_ConnectionInfo *info =
+		MHD_get_connection_info(c->conn, MHD_CONNECTION_INFO_CONNECTION_FD);
+
+	if (info != NULL) {
+		(void)shutdown(info->connect_fd, SHUT_RDWR);
+	}
+}
+
+void http_hurry(struct http_server *h)
+{
+	unsigned patience = h->nclients > HTTP_CONNECTIONS_MAX / 2 ? CROWDED_SECONDS : IDLE_SECONDS;
+	uint64_t now = clock_seconds();
+
+	for (struct client *c = h->clients; c != NULL; c = c->next) {
+		if ((c->phase == AWAITED && now - c->since > patience) ||
+			(c->phase == ANSWERED && now - c->since > ANSWER_SECONDS)) {
+			client_end(c);
+		}
+	}
 }
 
 /* ------------------------------------------------------------------------------------------------
@@ -281,6 +390,7 @@ static enum MHD_Result serve(struct http_server *h, const struct http_request *r
 
 	h->calls.answer(h->calls.ctx, req, &reply);
 	reply.status = reply.status == 0 ? MHD_HTTP_OK : reply.status;
+	client_enter(req->conn, reply.stream ? STREAMED : ANSWERED);
 	if (reply.stream) {
 		r = stream_response(h, req->conn);
 		return r != NULL ? send_response(req->conn, reply.status, reply.type, NULL, r)
@@ -448,7 +558,9 @@ int http_create(const char *where, const struct http_calls *calls, struct http_s
 	}
 	make_url(h, &a);
 	h->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL,
-		on_request, h, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT,
+		on_request, h, MHD_OPTION_NOTIFY_CONNECTION, on_connection, h,
+		MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_LISTEN_SOCKET, fd,
+		MHD_OPTION_CONNECTION_LIMIT,
 		HTTP_CONNECTIONS_MAX, MHD_OPTION_CONNECTION_TIMEOUT, IDLE_SECONDS,
 		MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_END);
 	if (h->daemon == NULL) {

@@ -62,6 +62,12 @@ int http_fd(const struct http_server *h);
 /* Milliseconds, or -1: no time limit. */
 int http_timeout(struct http_server *h);
 void http_turn(struct http_server *h);
+/*
+ * To be called once a second: ends connections that take too long, however busy they look.  A
+ * request has 15 seconds, or 2 while more than half of the connections are taken, so that clients
+ * which send a byte now and then do not keep others out; taking the answer has a minute.
+ */
+void http_hurry(struct http_server *h);
 
 /* How many clients follow the stream. */
 unsigned http_streams(const struct http_server *h);

@@ -164,6 +164,29 @@ is "$(status /metrics -X POST)" 405 "no POST"
 is "$(status /metrics -X DELETE)" 405 "no DELETE"
 is "$(status /metrics -X GET -d body)" 413 "no body"
 is "$(status /metrics -I)" 200 "HEAD is answered"
+
+# --- all connections taken by clients that never finish their request
+trap '' PIPE
+address=${url#http://}
+slow=()
+for i in $(seq 64); do
+	exec {fd}<>"/dev/tcp/${address%%:*}/${address##*:}"
+	printf 'GET /healthz HTTP/1.1\r\nX: ' >&"$fd"
+	slow+=("$fd")
+done
+while sleep 0.3; do
+	for fd in "${slow[@]}"; do
+		printf a >&"$fd"
+	done
+done 2>/dev/null &
+dripping=$!
+is "$(status /healthz --max-time 20)" 200 "clients that send a byte now and then keep nobody out"
+kill $dripping
+wait $dripping 2>/dev/null
+for fd in "${slow[@]}"; do
+	exec {fd}>&-
+done
+trap - PIPE
 is "$(status /metrics -H 'Host: evil.example')" 421 "no names from elsewhere"
 is "$(status /metrics -H 'Host: localhost:1')" 200 "localhost is one of ours"
 is "$(status "/$(printf 'a%.0s' $(seq 30000))")" 414 "no endless address"
