@@ -43,6 +43,7 @@ struct sqlite_conn {
 	char name[16];
 	struct exec_msg *current; /* being handled */
 	size_t at; /* bytes of its rows already written */
+	bool submitted; /* and the thread not rung for since */
 	bool draining; /* drain() is on the stack */
 	bool settle; /* a cancel is to be reported as settled */
 	bool dropped; /* rows of the head were dropped after its cancel */
@@ -68,7 +69,7 @@ struct sqlite_server {
 
 static unsigned count_readers(const struct config_pool *pool)
 {
-	unsigned n = io_usable_cpus();
+	unsigned n = usable_cpus();
 
 	if (pool->readers > 0) {
 		return (unsigned)pool->readers;
@@ -624,10 +625,12 @@ static void sqlite_start(struct conn *c, struct request *r, unsigned begin)
 		board_pool_count(c->io->board, c->pool->index, POOL_METRIC_READS_HERE, 1);
 		s->current = &job->msg;
 		job->msg.kind = EXEC_END;
+		conn_want_flush(c);
 		drain(s);
 		return;
 	}
 	executor_submit(s->ex, job);
+	s->submitted = true;
 	conn_want_flush(c);
 }
 
@@ -636,9 +639,15 @@ static void sqlite_flush(struct conn *c)
 {
 	struct sqlite_conn *s = c->priv;
 
-	if (!s->failed) {
+	const struct sqlite_server *server = c->server_priv;
+
+	if (server->here != NULL) {
+		sqlite_here_rest(server->here);
+	}
+	if (s->submitted && !s->failed) {
 		executor_ring(s->ex);
 	}
+	s->submitted = false;
 }
 
 static void sqlite_resume(struct conn *c)

@@ -11,6 +11,7 @@
 #include "atomics.h"
 #include "doorbell.h"
 #include "queue.h"
+#include "spin.h"
 #include "sqlite_run.h"
 
 #include <pthread.h>
@@ -44,6 +45,7 @@ struct executor {
 	_Atomic uint32_t recycled; /* blocks given back; counted by the I/O thread */
 
 	/* executor thread */
+	struct spin spin; /* looking for work before sleeping */
 	struct sqlite_run *run;
 	struct exec_job *held; /* taken from the inbox, to be run next */
 	unsigned joined; /* jobs of the group that is gathered */
@@ -146,12 +148,35 @@ static struct exec_job *pop_job(struct executor *ex)
 	return node != NULL ? container_of(node, struct exec_job, msg.node) : NULL;
 }
 
+static bool has_work(struct executor *ex)
+{
+	return !queue_empty(&ex->inbox) || is_stopping(ex);
+}
+
+/* Wait for a job or the end, at most so long: looking first, where that pays. */
+static void await_work(struct executor *ex, uint64_t since_ns, uint64_t ns)
+{
+	uint32_t seen;
+
+	for (uint64_t now = since_ns;
+		now - since_ns < ns && spin_may(&ex->spin, since_ns, now);) {
+		now = spin_yield(&ex->spin, now);
+		if (has_work(ex)) {
+			return;
+		}
+	}
+	seen = about_to_sleep(ex);
+	sleep_unless(ex, has_work(ex), seen, ns);
+	if (has_work(ex)) {
+		spin_learn(&ex->spin, doorbell_now() - since_ns);
+	}
+}
+
 /* Next job; NULL: stop. */
 static struct exec_job *wait_job(struct executor *ex)
 {
 	for (;;) {
 		struct exec_job *job;
-		uint32_t seen;
 
 		if (is_stopping(ex)) {
 			return NULL;
@@ -160,8 +185,7 @@ static struct exec_job *wait_job(struct executor *ex)
 		if (job != NULL) {
 			return job;
 		}
-		seen = about_to_sleep(ex);
-		sleep_unless(ex, !queue_empty(&ex->inbox) || is_stopping(ex), seen, WAIT_JOB_NS);
+		await_work(ex, doorbell_now(), WAIT_JOB_NS);
 	}
 }
 
@@ -169,7 +193,6 @@ static struct exec_job *wait_job(struct executor *ex)
 static bool await_company(struct executor *ex)
 {
 	uint64_t now = doorbell_now();
-	uint32_t seen;
 
 	if (ex->joined >= ex->company || ex->hurried > 0) {
 		return false;
@@ -183,8 +206,7 @@ static bool await_company(struct executor *ex)
 	if (now >= ex->wait_until_ns) {
 		return false;
 	}
-	seen = about_to_sleep(ex);
-	sleep_unless(ex, !queue_empty(&ex->inbox) || is_stopping(ex), seen, ex->wait_until_ns - now);
+	await_work(ex, now, ex->wait_until_ns - now);
 	return true;
 }
 
@@ -402,6 +424,7 @@ int executor_create(uv_loop_t *loop, const struct executor_options *opt,
 		return UV_ENOMEM;
 	}
 	ex->in_vain = 1;
+	ex->spin.on = usable_cpus() > 1;
 	ex->opt = *opt;
 	ex->on_message = on_message;
 	ex->arg = arg;

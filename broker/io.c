@@ -10,7 +10,6 @@
 #include "session.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -29,11 +28,10 @@ static uint64_t boottime_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-unsigned io_usable_cpus(void)
+void io_share_cpus(struct io *io, unsigned threads)
 {
-	cpu_set_t set;
-
-	return sched_getaffinity(0, sizeof(set), &set) == 0 ? (unsigned)CPU_COUNT(&set) : 1;
+	io->lanes = (usable_cpus() + threads) / threads;
+	io->spin.on = io->lanes > 2;
 }
 
 uv_loop_t *io_uv(struct io *io)
@@ -101,36 +99,10 @@ void io_again(struct io *io)
 
 /* -- looking instead of sleeping ----------------------------------------------------------------- */
 
-/*
- * A processor that has gone to sleep takes tens of microseconds to wake, which is as long as a short
- * statement takes.  So the loop goes on looking for a while when that has paid lately.  How long is
- * found as Linux does for halted virtual processors (adjusting halt_poll_ns, virt/kvm/kvm_main.c): a
- * sleep that turns out shorter than SPIN_MAX_NS doubles it, a longer one ends it.
- *
- * Each look yields the processor.  A yield that takes CROWDED_NS says that there are others who need
- * it, which ends the looking for CROWDED_REST times as long as the yield took: so little is lost by it,
- * also beside somebody who uses up his time slices.
- */
-#define SPIN_FIRST_NS 50000u
-#define SPIN_MAX_NS 200000u
-#define CROWDED_NS 10000u
-#define CROWDED_REST 20u
-
-/* There is something to do again, after so long. */
-static void adapt_spin(struct io *io, uint64_t quiet_ns)
-{
-	if (quiet_ns > SPIN_MAX_NS) {
-		io->spin_ns = 0;
-	} else if (quiet_ns > io->spin_ns) {
-		io->spin_ns = io->spin_ns == 0 ? SPIN_FIRST_NS : io->spin_ns * 2;
-		io->spin_ns = io->spin_ns < SPIN_MAX_NS ? io->spin_ns : SPIN_MAX_NS;
-	}
-}
-
 /* There was something to do just now: look for more? */
 static bool may_spin(const struct io *io)
 {
-	return io->spin_ns > 0 && io->worked_ns >= io->crowded_ns && io->lanes > 2;
+	return spin_may(&io->spin, io->worked_ns, io->worked_ns);
 }
 
 /* There was nothing: look again?  Reads the time after each yield, so io->now_ns is of this turn. */
@@ -138,14 +110,10 @@ static bool spin(struct io *io)
 {
 	uint64_t now;
 
-	if (!may_spin(io) || io->now_ns - io->worked_ns >= io->spin_ns) {
+	if (!spin_may(&io->spin, io->worked_ns, io->now_ns)) {
 		return false;
 	}
-	sched_yield();
-	now = doorbell_now();
-	if (now - io->now_ns >= CROWDED_NS) {
-		io->crowded_ns = now + CROWDED_REST * (now - io->now_ns);
-	}
+	now = spin_yield(&io->spin, io->now_ns);
 	board_count(io->board, METRIC_LOOP_SPIN, now - io->looked_ns);
 	io->looked_ns = now;
 	return true;
@@ -301,7 +269,7 @@ static bool take_turn(struct io *io)
 	if (worked) {
 		board_count(io->board, METRIC_LOOP_TURNS, 1);
 		board_count(io->board, METRIC_LOOP_BUSY, io->now_ns - start);
-		adapt_spin(io, start - io->worked_ns);
+		spin_learn(&io->spin, start - io->worked_ns);
 		io->worked_ns = io->looked_ns = io->now_ns;
 	}
 	return worked;
@@ -421,7 +389,7 @@ int io_init(struct io *io, const struct config *config, struct board *board)
 	io->now_ns = doorbell_now();
 	io->thread = uv_thread_self();
 	timer_wheel_init(&io->wheel, io->now_ns);
-	io->lanes = io_usable_cpus() + 1;
+	io_share_cpus(io, 1);
 	io->statements = statements_create(4096);
 	if (io->statements == NULL) {
 		return -ENOMEM;

@@ -25,6 +25,7 @@
 #include "config.h"
 #include "driver.h"
 #include "segment.h"
+#include "spin.h"
 #include "statement.h"
 #include "timer.h"
 
@@ -71,8 +72,7 @@ struct io {
 
 	uint64_t worked_ns; /* end of the last turn that found something to do */
 	uint64_t looked_ns; /* and of the last one that looked in vain since */
-	uint64_t spin_ns; /* how long to look for more before the loop blocks */
-	uint64_t crowded_ns; /* until then others need the processors more: do not look */
+	struct spin spin; /* looking for more before the loop blocks */
 
 	uint64_t now_ns; /* CLOCK_MONOTONIC, see io_now */
 	bool now_fresh; /* read since the loop last blocked */
@@ -135,8 +135,8 @@ void io_bell_del(struct io *io, int efd);
 void io_timer_set(struct io *io, struct timer *t, uint64_t when_ns);
 void io_timer_clear(struct io *io, struct timer *t);
 
-/* Processors that this process may run on. */
-unsigned io_usable_cpus(void);
+/* The loop is one of so many that share the processors. */
+void io_share_cpus(struct io *io, unsigned threads);
 
 /* A row of the connections table, BOARD_NONE if all are taken. */
 unsigned io_take_conn_row(struct io *io);

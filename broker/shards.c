@@ -223,7 +223,7 @@ static int make_shard(struct shards *all, unsigned i, struct io *first, struct b
 	s->io->shards = all;
 	s->io->shard = i;
 	s->io->lines = all->lines;
-	s->io->lanes = (io_usable_cpus() + all->n) / all->n; /* of CPUs + 1, rounded up */
+	io_share_cpus(s->io, all->n);
 	statements_number(s->io->statements, i + 1, all->n);
 	queue_init(&s->mail);
 	s->async.data = s;

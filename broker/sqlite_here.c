@@ -23,6 +23,7 @@ struct sqlite_here {
 	uint64_t open_after_ns;
 	unsigned looks; /* of the run at hand */
 	unsigned runs;
+	unsigned since_rest;
 	bool answered;
 };
 
@@ -141,6 +142,9 @@ bool sqlite_here_run(struct sqlite_here *h, struct exec_job *job, uint64_t now_n
 	}
 	h->looks = 0;
 	h->answered = false;
+	if (++h->since_rest == 2) {
+		sqlite_run_together(h->run, true);
+	}
 	sqlite_run_job(h->run, job);
 	check(h->answered);
 	if (job->failed || (since != 0 && doorbell_now() - since > LONG_NS)) {
@@ -148,6 +152,15 @@ bool sqlite_here_run(struct sqlite_here *h, struct exec_job *job, uint64_t now_n
 	}
 	if (!sqlite_run_usable(h->run, NULL)) {
 		sqlite_run_destroy(&h->run);
+		h->since_rest = 0;
 	}
 	return !job->failed;
+}
+
+void sqlite_here_rest(struct sqlite_here *h)
+{
+	if (h->since_rest > 1) {
+		sqlite_run_together(h->run, false);
+	}
+	h->since_rest = 0;
 }

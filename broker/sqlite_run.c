@@ -33,6 +33,7 @@ struct sqlite_run {
 	struct sqlite_failure failure; /* why */
 	bool tx_failed;
 	bool tx_readonly; /* the transaction is read-only */
+	bool together; /* the transaction is of several jobs, none has it to itself */
 	struct exec_job *job; /* runs and may be stopped */
 	/* result under way */
 	struct exec_block *out;
@@ -488,7 +489,7 @@ static void answer(struct sqlite_run *run, struct exec_job *job)
 	if (db != NULL) {
 		if (run->tx_failed) {
 			job->tx = CONN_TX_FAILED;
-		} else if (sqlite_db_in_transaction(db)) {
+		} else if (sqlite_db_in_transaction(db) && !run->together) {
 			job->tx = CONN_TX_OPEN;
 		}
 		job->dirty = job->leased && db->dirty;
@@ -837,6 +838,16 @@ static void run_reset(struct sqlite_run *run, struct exec_job *job)
 	} else {
 		answer(run, job);
 	}
+}
+
+void sqlite_run_together(struct sqlite_run *run, bool together)
+{
+	if (run->together && (run->db == NULL || !sqlite_db_in_transaction(run->db) ||
+				     sqlite_db_control(run->db, SQLITE_CONTROL_COMMIT) != SQLITE_OK)) {
+		roll_back(run);
+	}
+	run->together = together && run->db != NULL &&
+			sqlite_db_control(run->db, SQLITE_CONTROL_BEGIN) == SQLITE_OK;
 }
 
 void sqlite_run_job(struct sqlite_run *run, struct exec_job *job)

@@ -59,6 +59,8 @@ void sqlite_run_destroy(struct sqlite_run **run);
 
 /* Run the job, and those that join it, and answer them in order. */
 void sqlite_run_job(struct sqlite_run *run, struct exec_job *job);
+/* Reads from here on, outside of leases, are of one transaction, or of one each again. */
+void sqlite_run_together(struct sqlite_run *run, bool together);
 /* False: the database could not be opened again, *f (may be NULL) says why. */
 bool sqlite_run_usable(const struct sqlite_run *run, struct sqlite_failure *f);
 

@@ -13,7 +13,6 @@
 #include <unistd.h>
 
 #define RING_COUNT_MAX 65536u
-#define SPIN_MAX 400u /* looks, with a pause between: tens of microseconds */
 
 static void *section(const struct attach_map *m, uint32_t type, uint64_t min, uint64_t *len)
 {
@@ -65,17 +64,6 @@ static int bind_segments(struct chan *c)
 	return 0;
 }
 
-/* Looking before sleeping pays only if the broker can run meanwhile. */
-static unsigned spin_limit(void)
-{
-	cpu_set_t set;
-
-	if (sched_getaffinity(0, sizeof(set), &set) < 0) {
-		return 0;
-	}
-	return CPU_COUNT(&set) > 2 ? SPIN_MAX : 0;
-}
-
 static void adopt(struct chan *c, struct attachment *a)
 {
 	struct stat st;
@@ -106,7 +94,7 @@ int chan_create(struct broker *b, struct attachment *a, struct chan **out)
 	c->broker = b;
 	c->refs = 1;
 	c->poll_fd = c->poll_self = -1;
-	c->spin = c->spin_max = spin_limit();
+	c->spin.on = usable_cpus() > 1;
 	TAILQ_INIT(&c->all);
 	TAILQ_INIT(&c->ready);
 	TAILQ_INIT(&c->owed);

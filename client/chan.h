@@ -24,6 +24,7 @@
 #include "bodyout.h"
 #include "inbox.h"
 #include "outbox.h"
+#include "spin.h"
 #include "stmtcache.h"
 
 #include <sys/queue.h>
@@ -71,7 +72,7 @@ struct chan {
 
 	uint64_t now; /* CLOCK_MONOTONIC when last asked; 0: ask again */
 	uint64_t checked; /* when the socket was last looked at */
-	unsigned spin, spin_max; /* looks before sleeping; spin_max 0: never spin */
+	struct spin spin; /* looking before sleeping */
 	uint32_t rest; /* W.sleeping while nobody waits: CHAN_AWAKE or CHAN_SLEEP_SOCKET */
 	int poll_fd, poll_self; /* broker_fd: epoll of socket and of an eventfd of our own; -1 */
 };

@@ -20,7 +20,6 @@
 #include <unistd.h>
 
 #define SLICE_NS UINT64_C(100000000)
-#define SPIN_MIN 16u
 
 uint64_t chan_now(struct chan *c)
 {
@@ -65,17 +64,16 @@ static bool has_news(const struct chan *c, bool want_room)
 	       (want_room && get(c->out.ring.head) != c->out.ring.seen_head);
 }
 
-/* Look for a while; the budget doubles when that pays and halves when it does not. */
-static bool spin(struct chan *c, bool want_room)
+/* Look for a while, if that pays. */
+static bool spin(struct chan *c, uint64_t since_ns, bool want_room)
 {
-	for (unsigned i = 0; i < c->spin; i++) {
+	for (uint64_t now = since_ns; spin_may(&c->spin, since_ns, now);) {
+		now = spin_yield(&c->spin, now);
 		if (has_news(c, want_room)) {
-			c->spin = c->spin * 2 < c->spin_max ? c->spin * 2 : c->spin_max;
+			c->now = now;
 			return true;
 		}
-		cpu_relax();
 	}
-	c->spin = c->spin / 2 > SPIN_MIN ? c->spin / 2 : SPIN_MIN;
 	return false;
 }
 
@@ -105,23 +103,29 @@ static void sleep_slice(struct chan *c, uint64_t slice_ns, bool want_room)
 
 bool chan_sleep(struct chan *c, uint64_t until_ns, bool want_room)
 {
-	uint64_t slice = SLICE_NS;
+	uint64_t slice = SLICE_NS, since;
 
 	if (c->gone != 0) {
 		return true;
 	}
 	chan_flush(c, false);
-	if (has_news(c, want_room) || (c->spin_max > 0 && spin(c, want_room))) {
+	if (has_news(c, want_room)) {
+		chan_check_word(c);
+		return true;
+	}
+	since = c->now = doorbell_now();
+	if (spin(c, since, want_room)) {
 		chan_check_word(c);
 		return true;
 	}
 	if (until_ns != 0) {
-		if (chan_now(c) >= until_ns) {
+		if (c->now >= until_ns) {
 			return false;
 		}
 		slice = until_ns - c->now < slice ? until_ns - c->now : slice;
 	}
 	sleep_slice(c, slice, want_room);
+	spin_learn(&c->spin, chan_now(c) - since);
 	return true;
 }
 

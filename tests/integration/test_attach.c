@@ -527,7 +527,8 @@ int main(int argc, char **argv)
 		supervised();
 	}
 	setenv("BROKER_DUMPABLE", "1", 1);
-	p = broker_start(NULL, NULL);
+	/* eight at once write, also where a commit takes its time */
+	p = broker_start(NULL, (const char *const[]){"pool main.acquire_timeout=60s", NULL});
 	b = must_attach(broker_socket(p));
 	make_tables(b);
 	warm_up(b);

@@ -5,9 +5,11 @@
  */
 #include "behave.h"
 #include "brokerproc.h"
+#include "scratch.h"
 #include "shmbroker.h"
 #include "tap.h"
 
+#include <sqlite3.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -185,9 +187,76 @@ static void test_own_writes(struct broker *b)
 	}
 }
 
+/* Whoever else has the file open: a statement that must be done, and return no row or `want`. */
+static bool elsewhere(sqlite3 *db, const char *sql, int64_t param, int64_t want)
+{
+	sqlite3_stmt *stmt = NULL;
+	int rc = sqlite3_prepare_v2(db, sql, -1, &stmt, NULL);
+
+	if (rc == SQLITE_OK) {
+		(void)sqlite3_bind_int64(stmt, 1, param);
+		rc = sqlite3_step(stmt);
+	}
+	if (rc == SQLITE_ROW && sqlite3_column_int64(stmt, 0) == want) {
+		rc = sqlite3_step(stmt);
+	}
+	if (rc != SQLITE_DONE) {
+		diag("%s: %s", sql, sqlite3_errmsg(db));
+	}
+	sqlite3_finalize(stmt);
+	return rc == SQLITE_DONE;
+}
+
+/* All of them see x = want. */
+static bool see_all(struct broker *b, unsigned n, int64_t want)
+{
+	uint64_t ticket[64];
+	unsigned good = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		if (broker_submit(b, "SELECT x FROM n", 0, NULL, &reads, &ticket[i]) < 0) {
+			bail_out("submit: %s", broker_error(b)->message);
+		}
+	}
+	for (unsigned i = 0; i < n; i++) {
+		struct broker_result *r;
+		int64_t got = -1;
+
+		if (broker_collect(b, ticket[i], WAIT_MS, NULL, &r) == 0) {
+			good += broker_next(r) == 1 && broker_get_int64(r, 0, &got) == 0 &&
+				got == want;
+			broker_result_free(&r);
+		}
+	}
+	return good == n;
+}
+
+/* Reads that arrive together share a transaction, which no later read may be shown. */
+static void test_together(const struct broker_proc *p, struct broker *b, const char *file)
+{
+	enum { ROUNDS = 300, TOGETHER = 16 };
+	int64_t before = at_once(p);
+	sqlite3 *db;
+	int good = 0;
+
+	if (sqlite3_open(file, &db) != SQLITE_OK) {
+		bail_out("%s: %s", file, sqlite3_errmsg(db));
+	}
+	(void)sqlite3_busy_timeout(db, WAIT_MS);
+	for (int i = 1; i <= ROUNDS; i++) {
+		good += elsewhere(db, "UPDATE n SET x = ?", i, 0) && see_all(b, TOGETHER, i);
+	}
+	is_int(good, ROUNDS, "reads see what another process has committed before them");
+	check_proof(at_once(p) > before, "they ran on the I/O thread");
+	/* not busy: nobody reads an old state of the database */
+	ok(elsewhere(db, "PRAGMA wal_checkpoint(TRUNCATE)", 0, 0), "no transaction is left open");
+	sqlite3_close(db);
+}
+
 int main(void)
 {
-	struct broker_proc *p = broker_start(NULL, NULL);
+	char *file = scratch_path("here.db"), *url = scratch_format("sqlite:%s", file);
+	struct broker_proc *p = broker_start(url, NULL);
 	struct broker_options opt = {.path = broker_socket(p), .timeout_ms = WAIT_MS};
 	struct broker *b;
 
@@ -198,7 +267,10 @@ int main(void)
 	test_long_one(p, b);
 	test_large_one(p, b);
 	test_full_arena(p, b);
+	test_together(p, b, file);
 	broker_detach(&b);
 	is_int(broker_free(&p), 0, "the broker ends well");
+	free(url);
+	free(file);
 	return done_testing();
 }

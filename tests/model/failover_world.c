@@ -305,7 +305,7 @@ static void make_io(struct world *w)
 		bail_out("no board or no loop");
 	}
 	uv_timer_stop(&w->io.tick); /* world_pass ticks */
-	w->io.crowded_ns = UINT64_MAX; /* no waiting by looking: the clock would stand still meanwhile */
+	w->io.spin.on = false; /* the clock would stand still meanwhile */
 	w->io.identity = id;
 	w->shared = (struct io_shared){.lock = PTHREAD_MUTEX_INITIALIZER,
 		.nseats = array_size(w->seats),
