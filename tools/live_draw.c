@@ -162,14 +162,20 @@ static int put_status(const struct live *l)
 	return width;
 }
 
+/* Where there is no room for all names, the views that are not shown have their keys only. */
 static void put_views(const struct live *l)
 {
-	int x = 0;
+	int x = 0, all = -1;
 
 	for (unsigned i = 0; i < VIEW_COUNT; i++) {
+		all += (int)strlen(live_view_name((enum live_view)i)) + 3;
+	}
+	for (unsigned i = 0; i < VIEW_COUNT; i++) {
+		bool named = all <= l->columns || i == (unsigned)l->view;
 		char text[32];
 
-		snprintf(text, sizeof(text), "%u %s", i, live_view_name((enum live_view)i));
+		snprintf(text, sizeof(text), named ? "%u %s" : "%u", i,
+			live_view_name((enum live_view)i));
 		if (x + (int)strlen(text) > l->columns) {
 			return;
 		}

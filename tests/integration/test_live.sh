@@ -153,6 +153,9 @@ for size in "200 50" "40 10" "20 5" "10 2" "2 2" "80 24"; do
 	ok "it fits $size" screen_shows '^b'
 	ok "$size: not a column too many" width_ok "${size% *}"
 done
+screen_size 40 10
+ok "on 40 columns it says which view it is" screen_shows '^0 1 2 3 4 workers 5 6'
+screen_size 80 24
 ok "back to 80 columns all is there" screen_shows "^ *$holder_pid +holder"
 
 # --- the broker stops, goes on, dies, is back

@@ -144,7 +144,7 @@ class Chart {
 					splits.map((v) => v === null ? "" : show(v))},
 			],
 			series: [
-				{label: "time", value: (u, t) => t === null ? "–" : format.time(t)},
+				{label: "time", value: (u, t) => Number.isFinite(t) ? format.time(t) : "–"},
 				...this.series.map(([, label], i) => ({
 					label,
 					stroke: color("--c" + (i + 1)),

@@ -124,6 +124,8 @@ def test_live(t, b, load_pid):
 
 def test_charts(t, b):
     t.equal(b.run("return document.querySelectorAll('#charts canvas').length"), 4, "four charts")
+    t.ok(b.run("charts[0].draw(new History(), [0, 1]); "
+               "return !charts[0].figure.textContent.includes('Invalid')"), "which may be empty")
     t.within(b.wait_until("return [...document.querySelectorAll('#charts canvas')].every((c) => "
                           "/latest: .*\\d/.test(c.getAttribute('aria-label')))", 8), 8,
              "each says in words what it shows")
