@@ -6,9 +6,8 @@
 
 #include <string.h>
 
-#define ALL_FLAGS                                                                                  \
-	(BROKER_READONLY | BROKER_STREAM | BROKER_SERIALIZABLE | BROKER_REPEATABLE_READ |          \
-		BROKER_FRESH | BROKER_BATCH)
+#define ISOLATION (BROKER_SERIALIZABLE | BROKER_REPEATABLE_READ)
+#define ALL_FLAGS (BROKER_READONLY | BROKER_STREAM | ISOLATION | BROKER_FRESH | BROKER_BATCH)
 
 int call_check_lease(struct broker *b, const struct broker_lease *l)
 {
@@ -40,10 +39,16 @@ static uint8_t wire_flags(unsigned flags)
 			 ((flags & BROKER_BATCH) ? REQ_F_BATCH : 0));
 }
 
-static int check_call(struct broker *b, const struct broker_call *call)
+static int check_call(struct broker *b, const struct broker_call *call, bool begins)
 {
+	unsigned isolation = call->flags & ISOLATION;
+
 	if ((call->flags & ~(unsigned)ALL_FLAGS) != 0) {
 		return errstate_set(&b->err, BROKER_E_ARGUMENT, "unknown flags 0x%x", call->flags);
+	}
+	if (isolation != 0 && (!begins || isolation == ISOLATION)) {
+		return errstate_set(&b->err, BROKER_E_ARGUMENT,
+			"isolation levels are for broker_begin, one at a time");
 	}
 	if (call->lease != NULL && call->pool != NULL) {
 		return errstate_set(&b->err, BROKER_E_ARGUMENT,
@@ -64,7 +69,8 @@ static int choose_pool(struct broker *b, const char *name, uint16_t *pool)
 	return 0;
 }
 
-int call_prepare(struct broker *b, const struct broker_call *call, struct request_spec *s)
+int call_prepare(
+	struct broker *b, const struct broker_call *call, bool begins, struct request_spec *s)
 {
 	static const struct broker_call plain;
 	int rc = handle_enter(b);
@@ -73,7 +79,7 @@ int call_prepare(struct broker *b, const struct broker_call *call, struct reques
 		return rc;
 	}
 	call = call != NULL ? call : &plain;
-	rc = check_call(b, call);
+	rc = check_call(b, call, begins);
 	if (rc < 0) {
 		return rc;
 	}
@@ -150,7 +156,7 @@ static int start_statement(struct broker *b, const char *sql, int nparams,
 	struct broker_result **out)
 {
 	struct request_spec s;
-	int rc = call_prepare(b, call, &s);
+	int rc = call_prepare(b, call, false, &s);
 
 	if (rc == 0) {
 		rc = check_statement(b, sql, nparams, params);
@@ -200,13 +206,15 @@ int broker_submit(struct broker *b, const char *sql, int nparams, const struct b
 	struct broker_result *r;
 	int rc = handle_enter(b);
 
+	if (ticket != NULL) {
+		*ticket = 0;
+	}
 	if (rc < 0) {
 		return rc;
 	}
 	if (ticket == NULL) {
 		return errstate_set(&b->err, BROKER_E_ARGUMENT, "ticket is NULL");
 	}
-	*ticket = 0;
 	if (b->chan != NULL && b->chan->open >= CHAN_RING_SLOTS) {
 		return errstate_verdict(&b->err, BROKER_E_BUSY, BROKER_NOT_DONE, true,
 			"%u tickets are open: collect some first", b->chan->open);

@@ -17,9 +17,10 @@ struct broker_lease {
 
 /*
  * Check handle and call, make sure there is a channel, fill the spec (but op and body.sql, params).
- * 0 or a BROKER_E_ code.
+ * begins: it is for a transaction, so the call may name an isolation level.  0 or a BROKER_E_ code.
  */
-int call_prepare(struct broker *b, const struct broker_call *call, struct request_spec *s) must_use;
+int call_prepare(struct broker *b, const struct broker_call *call, bool begins,
+	struct request_spec *s) must_use;
 /* A live lease of this handle and process: 0, or why not. */
 int call_check_lease(struct broker *b, const struct broker_lease *l) must_use;
 

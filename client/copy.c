@@ -75,7 +75,7 @@ static int copy_start(struct broker *b, const char *sql, const struct broker_cal
 {
 	struct request_spec s;
 	struct broker_copy *c;
-	int rc = call_prepare(b, call, &s);
+	int rc = call_prepare(b, call, false, &s);
 
 	if (out != NULL) {
 		*out = NULL;

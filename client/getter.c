@@ -53,10 +53,15 @@ static int find_cell(const struct broker_result *r, int col, struct rowcell **ou
 	return 0;
 }
 
-static int find_value(const struct broker_result *r, int col, struct rowcell **out)
+/* The cell of a value that has somewhere to go. */
+static int find_value(
+	const struct broker_result *r, int col, const void *target, struct rowcell **out)
 {
 	int rc = find_cell(r, col, out);
 
+	if (rc == 0 && target == NULL) {
+		return errstate_set(error_of(r), BROKER_E_ARGUMENT, "out is NULL");
+	}
 	if (rc == 0 && (*out)->cell.type == CELL_NULL) {
 		return errstate_set(error_of(r), BROKER_E_NULL,
 			"column %d (%s) is NULL: test with broker_is_null first", col,
@@ -109,7 +114,7 @@ int broker_is_null(const struct broker_result *r, int col)
 int broker_get_bool(struct broker_result *r, int col, bool *out)
 {
 	struct rowcell *c = NULL;
-	int rc = find_value(r, col, &c);
+	int rc = find_value(r, col, out, &c);
 
 	return rc < 0 ? rc : explain(r, col, convert_bool(&c->cell, out), "bool");
 }
@@ -117,7 +122,7 @@ int broker_get_bool(struct broker_result *r, int col, bool *out)
 int broker_get_int64(struct broker_result *r, int col, int64_t *out)
 {
 	struct rowcell *c = NULL;
-	int rc = find_value(r, col, &c);
+	int rc = find_value(r, col, out, &c);
 
 	return rc < 0 ? rc : explain(r, col, convert_int64(&c->cell, out), "int64");
 }
@@ -125,7 +130,7 @@ int broker_get_int64(struct broker_result *r, int col, int64_t *out)
 int broker_get_double(struct broker_result *r, int col, double *out)
 {
 	struct rowcell *c = NULL;
-	int rc = find_value(r, col, &c);
+	int rc = find_value(r, col, out, &c);
 
 	return rc < 0 ? rc : explain(r, col, convert_double(&c->cell, out), "double");
 }
@@ -133,7 +138,7 @@ int broker_get_double(struct broker_result *r, int col, double *out)
 int broker_get_timestamp(struct broker_result *r, int col, int64_t *microseconds)
 {
 	struct rowcell *c = NULL;
-	int rc = find_value(r, col, &c);
+	int rc = find_value(r, col, microseconds, &c);
 
 	return rc < 0 ? rc
 		      : explain(r, col, convert_timestamp(&c->cell, microseconds), "timestamp");
@@ -232,7 +237,7 @@ static int make_text(struct broker_result *r, struct rowcell *c)
 int broker_get_text(struct broker_result *r, int col, const char **out, size_t *len)
 {
 	struct rowcell *c = NULL;
-	int rc = find_value(r, col, &c);
+	int rc = find_value(r, col, out, &c);
 
 	if (rc < 0) {
 		return rc;
@@ -256,8 +261,10 @@ int broker_get_text(struct broker_result *r, int col, const char **out, size_t *
 int broker_get_blob(struct broker_result *r, int col, const void **out, size_t *len)
 {
 	struct rowcell *c = NULL;
-	int rc = find_value(r, col, &c);
+	size_t unused;
+	int rc = find_value(r, col, out, &c);
 
+	len = len != NULL ? len : &unused;
 	if (rc < 0) {
 		return rc;
 	}

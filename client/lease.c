@@ -32,15 +32,16 @@ static int take(
 {
 	struct broker_lease *l;
 	struct request_spec s;
-	int rc;
+	int rc = call_prepare(b, call, tx, &s);
 
-	if (out == NULL) {
-		return BROKER_E_ARGUMENT;
+	if (out != NULL) {
+		*out = NULL;
 	}
-	*out = NULL;
-	rc = call_prepare(b, call, &s);
 	if (rc < 0) {
 		return rc;
+	}
+	if (out == NULL) {
+		return errstate_set(&b->err, BROKER_E_ARGUMENT, "out is NULL");
 	}
 	if (call != NULL && call->lease != NULL) {
 		return errstate_set(&b->err, BROKER_E_ARGUMENT,
@@ -72,13 +73,6 @@ static int take(
 
 int broker_lease(struct broker *b, const struct broker_call *call, struct broker_lease **out)
 {
-	if (call != NULL && (call->flags & (BROKER_SERIALIZABLE | BROKER_REPEATABLE_READ)) != 0) {
-		int rc = handle_enter(b);
-
-		return rc < 0 ? rc
-			      : errstate_set(&b->err, BROKER_E_ARGUMENT,
-					"isolation levels are for broker_begin");
-	}
 	return take(b, call, false, out);
 }
 
@@ -287,8 +281,7 @@ int broker_savepoint_rollback(struct broker_lease *l)
 		return rc;
 	}
 	rc2 = start(l, "RELEASE SAVEPOINT", l->level, &close);
-	rc = call_finish(
-		undo, NULL); /* both travel together; the first failure is the one to tell */
+	rc = call_finish(undo, NULL); /* both travel together; the first failure is told */
 	if (rc2 < 0) {
 		return rc < 0 ? rc : rc2;
 	}

@@ -70,8 +70,7 @@ void chan_publish(struct chan *c)
 struct writer {
 	struct bodyout out;
 	struct chan *c;
-	struct shm_request
-		*d; /* the final descriptor; off and len are those of the current piece */
+	struct shm_request *d; /* the final one; off and len are those of the current piece */
 	uint64_t left; /* bytes of body after the current piece */
 };
 
@@ -130,7 +129,13 @@ static uint64_t measure(struct chan *c, const struct body_spec *body)
 			"parameter $%d: unknown type, or no data", bad + 1);
 		return 0;
 	}
-	if (total == 0 || total > c->max_request) {
+	if (total == 0) {
+		errstate_set(&c->broker->err, BROKER_E_TOO_LARGE,
+			"a text of 4 GiB or more; the broker takes %llu bytes (max_request)",
+			(unsigned long long)c->max_request);
+		return 0;
+	}
+	if (total > c->max_request) {
 		errstate_set(&c->broker->err, BROKER_E_TOO_LARGE,
 			"request of %llu bytes; the broker takes %llu (max_request)",
 			(unsigned long long)total, (unsigned long long)c->max_request);

@@ -110,7 +110,8 @@ struct broker_error {
 /*
  * Details of the last call on this handle that failed.  Texts are valid until the next call fails.
  * b NULL: of the last failed broker_attach in this thread.  Never NULL.  Calls that cannot use the
- * handle (BROKER_E_THREAD, no handle given) leave no details.
+ * handle leave no details: BROKER_E_THREAD, no handle given, a result or lease of the parent or of a
+ * handle that was detached.
  */
 struct broker;
 BROKER_API const struct broker_error *broker_error(const struct broker *b);
@@ -124,9 +125,10 @@ BROKER_API const char *broker_advice(int code);
  */
 
 struct broker_options {
-	const char *path; /* socket of the broker; NULL: BROKER_FD, then BROKER_SOCKET, then
-	                     ./shmbroker.sock, then /run/shmbroker/broker.sock.  Relative paths keep
-	                     their meaning when the process changes its directory later */
+	/* socket of the broker; NULL: BROKER_FD, then BROKER_SOCKET, then ./shmbroker.sock, then
+	   /run/shmbroker/broker.sock.  Relative paths keep their meaning when the process changes its
+	   directory later */
+	const char *path;
 	const char *name; /* of this application, shown in brokerstat; NULL: the program's name */
 	const char *pool; /* pool for calls that name none; NULL: the broker's first */
 	int64_t timeout_ms; /* for attaching; 0: 5 s */
@@ -231,8 +233,8 @@ enum broker_call_flag {
 	BROKER_READONLY = 1,
 	/* expect a large result: a connection of its own, rows come as they are read */
 	BROKER_STREAM = 2,
-	BROKER_SERIALIZABLE = 4, /* broker_begin: isolation level */
-	BROKER_REPEATABLE_READ = 8, /* broker_begin: isolation level */
+	BROKER_SERIALIZABLE = 4, /* isolation level, for broker_begin alone */
+	BROKER_REPEATABLE_READ = 8, /* as above; not both */
 	/* with BROKER_READONLY: see what this worker wrote before, on this handle, by calls that have
 	   returned.  A standby answers only once it has that, else the primary, so it may wait longer.
 	   Without BROKER_READONLY, and inside a lease, it changes nothing: give it to broker_lease or
@@ -362,7 +364,7 @@ BROKER_API int broker_is_null(const struct broker_result *r, int col) BROKER_MUS
  *              infinity or a year BC as PostgreSQL writes them, BLOB only if it is valid UTF-8
  *              without NUL (else BROKER_E_TYPE).  NUL terminated; *len (may be NULL) does not count
  *              the NUL
- *   blob       BLOB; TEXT and JSON as their bytes
+ *   blob       BLOB; TEXT and JSON as their bytes; len may be NULL
  *   timestamp  TIMESTAMP (BROKER_E_RANGE: infinity, before year 1); TEXT in ISO 8601, date with or
  *              without time and zone (UTC assumed)
  * JSON is read with broker_get_text.
