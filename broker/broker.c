@@ -2,12 +2,13 @@
 /*
  * broker.c - the broker process: wires board, loop, pools and listener; start, stop, shutdown.
  *
- * Start: board -> loop -> pools connect -> all pools ready (or a failure that will not mend) -> listen
- * -> ready.  Stop (SIGTERM, SIGINT): no new work; when nothing is in flight, or shutdown_grace is
- * over, connections close, sessions end, the loop runs dry.  A second signal ends the grace.
+ * Start: board -> loop -> pools connect -> all pools ready (or a failure that will not mend) ->
+ * listen -> ready.  Stop (SIGTERM, SIGINT): no new work; when nothing is in flight, or
+ * shutdown_grace is over, connections close, sessions end, the loop runs dry.  A second signal ends
+ * the grace.
  *
- * With several I/O threads (shards.h) this runs on the first; what concerns the others it does while
- * the world stands still.
+ * With several I/O threads (shards.h) this runs on the first; what concerns the others it does
+ * while the world stands still.
  */
 #include "broker.h"
 
@@ -144,7 +145,8 @@ static int make_board(struct broker_proc *b)
 	segment_identity_self(&b->io.identity);
 	err = board_create(&b->io.identity, &g, &s, &q, &b->board);
 	if (err == -EEXIST) {
-		log_error("another broker is running on %s; stop it, or set another socket in [broker]",
+		log_error("another broker is running on %s; "
+			  "stop it, or set another socket in [broker]",
 			cfg->broker.socket);
 	} else if (err < 0) {
 		log_error("cannot create the board %s: %s", s_path, strerror(-err));
@@ -473,12 +475,15 @@ static void reload(struct broker_proc *b)
 	const struct config *now = b->io.config;
 	char err[4096] = "", notes[4096] = "";
 	struct config *next;
+	int rc;
 
 	if (!make_room_for_replaced(b)) {
 		log_error("reload: out of memory; nothing was changed");
 		return;
 	}
-	if (config_reload(now, b->start->source, &next, err, sizeof(err), notes, sizeof(notes)) < 0) {
+	rc = config_reload(
+		now, b->start->source, &next, err, sizeof(err), notes, sizeof(notes));
+	if (rc < 0) {
 		tell_lines(err);
 		log_error("reload: nothing was changed");
 		board_event(b->io.board, BOARD_EVENT_RELOAD, "refused: %.150s", err);

@@ -18,9 +18,9 @@ struct broker_start {
 };
 
 /*
- * Serve until SIGTERM or SIGINT.  On SIGHUP the source is read again (config_reload) and what is new
- * takes effect (reload_apply of reload.h); cfg stays the caller's.  Returns the exit status: 0 after an orderly end, 1 after a
- * failure, which is logged.
+ * Serve until SIGTERM or SIGINT.  On SIGHUP the source is read again (config_reload) and what is
+ * new takes effect (reload_apply of reload.h); cfg stays the caller's.  Returns the exit status: 0
+ * after an orderly end, 1 after a failure, which is logged.
  */
 int broker_main(const struct config *cfg, const struct broker_start *start) must_use;
 

@@ -22,7 +22,8 @@ enum cap_kind {
 /* What a request or lease counts for. */
 struct capped {
 	bool uid_taken, tag_taken;
-	struct member *slow_on; /* a slow statement (choice_is_slow) that runs there; NULL: it is none */
+	/* a slow statement (choice_is_slow) that runs there; NULL: it is none */
+	struct member *slow_on;
 	uint32_t uid;
 	uint64_t tag;
 };

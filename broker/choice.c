@@ -221,7 +221,8 @@ static struct conn *idle_in(struct member *m, const struct request *r, const str
 	return c != NULL ? c : cleaned_conn(m, r);
 }
 
-static struct conn *shared_in(struct member *m, const struct request *r, const struct request *older)
+static struct conn *shared_in(
+	struct member *m, const struct request *r, const struct request *older)
 {
 	if (!member_can_serve(m) || (older != NULL && claims(older, m) && !m->split) ||
 		!choice_may_share(m, r)) {
@@ -238,9 +239,10 @@ static struct conn *free_in(struct member *m, const struct request *r, const str
 	return c != NULL ? c : idle_in(m, r, older);
 }
 
-/* Of the servers that have a connection for r, the one with the least work; not those in `tried`. */
-static struct member *least_used(struct pool *p, const struct request *r, const struct request *older,
-	unsigned tried)
+/* Of the servers that have a connection for r, the one with the least work; not those in
+ * `tried`. */
+static struct member *least_used(
+	struct pool *p, const struct request *r, const struct request *older, unsigned tried)
 {
 	struct member *least = NULL;
 
@@ -257,13 +259,16 @@ static struct member *least_used(struct pool *p, const struct request *r, const 
 	return least;
 }
 
-static struct conn *pick_roaming(struct pool *p, const struct request *r, const struct request *older)
+static struct conn *pick_roaming(
+	struct pool *p, const struct request *r, const struct request *older)
 {
 	struct conn *c, *best = NULL;
 	struct member *m;
 
-	/* Free connections first, from another server each time; the next if that has to be tested. */
-	for (unsigned tried = 0; (m = least_used(p, r, older, tried)) != NULL; tried |= 1u << m->index) {
+	/* Free connections first, from another server each time; the next if that has to be
+	 * tested. */
+	for (unsigned tried = 0; (m = least_used(p, r, older, tried)) != NULL;
+		tried |= 1u << m->index) {
 		c = free_in(m, r, older);
 		if (c != NULL) {
 			p->turn = (m->index + 1) % p->nmembers;

@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * config.h - the configuration: one immutable object, made from defaults, an INI file, --set options
- * and the environment, in that order; the environment always wins.
+ * config.h - the configuration: one immutable object, made from defaults, an INI file, --set
+ * options and the environment, in that order; the environment always wins.
  *
  * config.def lists every option once: it makes the parser, --help-config, --print-config and the
  * manual.
  * Sections: [broker], [server NAME], [pool NAME].  The environment names an option as
- * BROKER_<SECTION>_<KEY>: BROKER_BROKER_SOCKET, BROKER_SERVER_<NAME>_URL, BROKER_POOL_<NAME>_MAX_SIZE
- * (upper case, everything but letters and digits becomes an underscore).
+ * BROKER_<SECTION>_<KEY>: BROKER_BROKER_SOCKET, BROKER_SERVER_<NAME>_URL,
+ * BROKER_POOL_<NAME>_MAX_SIZE (upper case, everything but letters and digits becomes an
+ * underscore).
  *
  * With no configuration at all there is one server, "local", url sqlite:shmbroker.db, and one pool,
  * "main", on it.
  *
- * Everything in struct config is owned by it and constant after config_load.  Strings are never NULL;
- * an empty one is not set.  Values that mean "depends" (min_idle -1, readers 0,
+ * Everything in struct config is owned by it and constant after config_load.  Strings are never
+ * NULL; an empty one is not set.  Values that mean "depends" (min_idle -1, readers 0,
  * max_workers_per_uid 0, io_threads 0, validation_timeout -1) are replaced by what they depend on.
  */
 #ifndef BROKER_CONFIG_H
@@ -49,7 +50,8 @@ struct config_broker {
 
 struct config_server {
 	char *name;
-	char *url; /* postgresql://… or a libpq "key=value" string, sqlite:PATH, sqlite::memory:, fake: */
+	/* postgresql://… or a libpq "key=value" string, sqlite:PATH, sqlite::memory:, fake: */
+	char *url;
 	int64_t max_connections; /* over all pools; 0 = no limit of its own */
 	int64_t connect_timeout; /* milliseconds */
 	int64_t health_interval; /* milliseconds */
@@ -112,7 +114,8 @@ struct config_pool {
 	int64_t cancel_wait_timeout; /* milliseconds */
 	int64_t max_prepared; /* prepared statements per connection, 0 = off */
 	int64_t max_pipeline; /* read-only statements in flight on one shared connection */
-	int64_t slow_threshold; /* milliseconds; slower statements go to the slow-query ring; -1 = never */
+	/* milliseconds; slower statements go to the slow-query ring; -1 = never */
+	int64_t slow_threshold;
 	int64_t slow_sample; /* one statement in so many goes to the samples in Q, 0 = none */
 	char *slow_params; /* off, on: parameter values with slow statements */
 	int64_t max_waiting; /* requests that may wait for a connection, 0 = no limit of its own */
@@ -135,13 +138,13 @@ struct config_override {
 };
 
 /*
- * Load and validate.  path NULL: BROKER_CONFIG, then ./shmbroker.ini, then /etc/shmbroker/shmbroker.ini,
- * then none; a path given that cannot be read is an error.  env is the environment (NULL-terminated).
- * 0: *out is owned by the caller.  Negative: err holds one line per mistake, each naming file, line
- * and option, or the environment variable, and what to change.
+ * Load and validate.  path NULL: BROKER_CONFIG, then ./shmbroker.ini, then
+ * /etc/shmbroker/shmbroker.ini, then none; a path given that cannot be read is an error.  env is
+ * the environment (NULL-terminated).  0: *out is owned by the caller.  Negative: err holds one line
+ * per mistake, each naming file, line and option, or the environment variable, and what to change.
  */
-int config_load(const char *path, char *const *env, const struct config_override *over, size_t nover,
-	struct config **out, char *err, size_t errlen) must_use;
+int config_load(const char *path, char *const *env, const struct config_override *over,
+	size_t nover, struct config **out, char *err, size_t errlen) must_use;
 void config_free(struct config *c);
 
 /* Where a configuration came from, to read it again. */

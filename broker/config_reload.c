@@ -336,7 +336,8 @@ static int merge(struct reload *r, char *err, size_t errlen)
 	if (next->broker.io_threads > 1 &&
 		config_needs_one_thread(next, why, sizeof(why)) != NULL) {
 		snprintf(err, errlen,
-			"[broker] io_threads: %s, which needs a restart with one I/O thread; there are %lld",
+			"[broker] io_threads: %s, which needs a restart with one I/O thread; "
+			"there are %lld",
 			why, (long long)next->broker.io_threads);
 		return -EINVAL;
 	}
@@ -384,8 +385,8 @@ bool config_server_same_connection(const struct config_server *old_server,
 	if (strcmp(old_server->url, new_server->url) != 0) {
 		return false;
 	}
-	/* Nobody logs in to a file; and one in memory would be another one.  The rest is read anew by
-	 * each connection. */
+	/* Nobody logs in to a file; and one in memory would be another one.  The rest is read anew
+	 * by each connection. */
 	if (option_driver_of(new_server->url) == OPTION_SQLITE) {
 		return true;
 	}

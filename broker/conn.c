@@ -2,16 +2,17 @@
 /*
  * conn.c - see conn.h.
  *
- * Cancels.  A cancel request of PostgreSQL hits whatever the backend runs when it arrives.  So it is
- * sent only for the head of the connection, after everything behind it that belongs to others was
- * taken away (conn_evacuate), and nothing new is sent until the driver says that it is settled.  No
- * cancel can hit a stranger, but for this: a reset that hangs is cancelled, and should it end just
- * then, the statement behind it is hit.  A read is repeated; a write fails as cancelled, and it was.
+ * Cancels.  A cancel request of PostgreSQL hits whatever the backend runs when it arrives.  So it
+ * is sent only for the head of the connection, after everything behind it that belongs to others
+ * was taken away (conn_evacuate), and nothing new is sent until the driver says that it is settled.
+ * No cancel can hit a stranger, but for this: a reset that hangs is cancelled, and should it end
+ * just then, the statement behind it is hit.  A read is repeated; a write fails as cancelled, and
+ * it was.
  *
- * Resets.  A session that was touched is cleaned as soon as its user has left it: a lock must not be
- * held by nobody.  Who waits gets the connection without waiting for the answer, and what he sends
- * leaves in the same flush (driver->reset_rides).  If the reset fails he goes elsewhere, nothing of
- * his has run.
+ * Resets.  A session that was touched is cleaned as soon as its user has left it: a lock must not
+ * be held by nobody.  Who waits gets the connection without waiting for the answer, and what he
+ * sends leaves in the same flush (driver->reset_rides).  If the reset fails he goes elsewhere,
+ * nothing of his has run.
  */
 #include "conn.h"
 
@@ -43,8 +44,9 @@ static void on_slow_head(struct timer *t);
 
 static struct request *head_of(struct conn *c)
 {
-	return cds_list_empty(&c->inflight) ? NULL
-					    : cds_list_first_entry(&c->inflight, struct request, link);
+	return cds_list_empty(&c->inflight)
+		       ? NULL
+		       : cds_list_first_entry(&c->inflight, struct request, link);
 }
 
 void conn_init(struct conn *c, struct member *m, unsigned slot)
@@ -335,7 +337,8 @@ static void start_reset(struct conn *c, unsigned what)
 	c->resetting = true;
 	c->promised = false;
 	c->reset_ns = io_now(c->io);
-	c->dirty = false; /* from now on it is what comes behind the reset that touches the session */
+	/* from now on it is what comes behind the reset that touches the session */
+	c->dirty = false;
 	conn_set_state(c, CONN_RESETTING);
 	c->driver->reset(c, what);
 	if (c->pool->nwaiters > 0) {
@@ -427,7 +430,8 @@ void conn_reset_done(struct conn *c, bool ok)
 {
 	check(c->resetting);
 	if (!ok || (c->state == CONN_RESETTING && c->tx != CONN_TX_IDLE)) {
-		log_warning("pool %s: connection %u of server %s could not be cleaned and is closed",
+		log_warning(
+			"pool %s: connection %u of server %s could not be cleaned and is closed",
 			c->pool->config->name, c->slot, c->member->server->config->name);
 		conn_give_up(c, &unclean);
 		return;
@@ -526,14 +530,17 @@ void conn_cancel_request(struct conn *c, struct request *r)
 		.code = FAIL_CANCELLED, .message = "cancelled before it ran"};
 	static const struct failure late = {.code = FAIL_TIMEOUT,
 		.retry_safe = true,
-		.message = "deadline passed while the statement waited behind others on a connection"};
+		.message =
+			"deadline passed while the statement waited behind others on a connection"};
 
 	r->cancel_wanted = true;
 	atomic_store_explicit(&r->cancel, 1, memory_order_relaxed);
 	if (head_of(c) == r) {
 		cancel_head(c);
-	} else if ((c->driver->share & DRIVER_SHARE_READS) && r->lease == NULL && r->session != NULL) {
-		request_give_up(r, r->timed_out ? &late : &cancelled); /* a read: nothing can stay */
+	} else if ((c->driver->share & DRIVER_SHARE_READS) && r->lease == NULL &&
+		   r->session != NULL) {
+		/* a read: nothing can stay */
+		request_give_up(r, r->timed_out ? &late : &cancelled);
 	}
 }
 
@@ -576,7 +583,8 @@ static void on_slow_head(struct timer *t)
 void conn_tick(struct conn *c)
 {
 	static const struct failure stuck = {.code = FAIL_UNAVAILABLE,
-		.message = "a statement did not end when it was cancelled; its connection was closed"};
+		.message =
+			"a statement did not end when it was cancelled; its connection was closed"};
 	uint64_t now = io_now(c->io);
 	uint64_t cancel_wait = (uint64_t)c->pool->config->cancel_wait_timeout * 1000000u;
 	struct request *head = head_of(c);
@@ -585,7 +593,8 @@ void conn_tick(struct conn *c)
 	if (c->resetting &&
 		now - c->reset_ns > (uint64_t)c->pool->config->validation_timeout * 1000000u) {
 		if (head == NULL) {
-			log_warning("pool %s: connection %u of server %s does not answer and is closed",
+			log_warning(
+				"pool %s: connection %u of server %s does not answer and is closed",
 				c->pool->config->name, c->slot, c->member->server->config->name);
 			conn_give_up(c, &unclean);
 			health_hurry(c->member->server);

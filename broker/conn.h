@@ -28,8 +28,8 @@ struct conn_parcel {
 };
 /*
  * c is IDLE: take the connection out of it; c is CLOSED then.  False: it cannot be done just now.
- * conn_adopt puts it into another one, which is CLOSED and becomes IDLE, in whatever I/O thread, but of
- * the same pool and server.
+ * conn_adopt puts it into another one, which is CLOSED and becomes IDLE, in whatever I/O thread,
+ * but of the same pool and server.
  */
 bool conn_detach(struct conn *c, struct conn_parcel *out) must_use;
 void conn_adopt(struct conn *c, const struct conn_parcel *p);

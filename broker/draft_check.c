@@ -408,6 +408,23 @@ static void check_unused(struct draft *d)
 	d->nsections = kept;
 }
 
+/* What one thread has to count in a pool; NULL: nothing. */
+static const char *counted_by_one(const struct draft_section *s)
+{
+	if (s->kind != OPTION_POOL) {
+		return NULL;
+	}
+	return s->v.pool.max_per_uid > 0   ? "max_per_uid"
+	       : s->v.pool.max_per_tag > 0 ? "max_per_tag"
+					   : NULL;
+}
+
+static bool is_elsewhere(const struct draft_section *s)
+{
+	return s->kind == OPTION_SERVER && s->v.server.url != NULL &&
+	       option_driver_of(s->v.server.url) != OPTION_PG;
+}
+
 /* Several I/O threads share out connections to PostgreSQL, and nothing else. */
 static void check_threads(struct draft *d)
 {
@@ -417,21 +434,19 @@ static void check_threads(struct draft *d)
 	draft_blame(d->sections[0], "io_threads", where, sizeof(where));
 	for (unsigned i = 1; threads > 1 && i < d->nsections; i++) {
 		const struct draft_section *s = d->sections[i];
+		const char *cap = counted_by_one(s);
 
-		if (s->kind == OPTION_SERVER) {
-			if (s->v.server.url != NULL && option_driver_of(s->v.server.url) != OPTION_PG) {
-				draft_mistake(d, where,
-					"%lld I/O threads are for configurations with PostgreSQL only, and "
-					"%s is something else (SQLite has threads of its own); set 1 or "
-					"remove this",
-					threads, draft_title(s, t, sizeof(t)));
-			}
-		} else if (s->v.pool.max_per_uid > 0 || s->v.pool.max_per_tag > 0) {
+		if (is_elsewhere(s)) {
 			draft_mistake(d, where,
-				"%lld I/O threads cannot keep %s of %s, which one thread has to count; "
-				"set 1 or remove one of the two",
-				threads, s->v.pool.max_per_uid > 0 ? "max_per_uid" : "max_per_tag",
-				draft_title(s, t, sizeof(t)));
+				"%lld I/O threads are for configurations with PostgreSQL only, "
+				"and %s is something else (SQLite has threads of its own); "
+				"set 1 or remove this",
+				threads, draft_title(s, t, sizeof(t)));
+		} else if (cap != NULL) {
+			draft_mistake(d, where,
+				"%lld I/O threads cannot keep %s of %s, which one thread has to "
+				"count; set 1 or remove one of the two",
+				threads, cap, draft_title(s, t, sizeof(t)));
 		}
 	}
 }

@@ -7,8 +7,8 @@
 #include <strings.h>
 
 /*
- * "pool.main.max_size=5" with a dot where a blank belongs: say what was meant, but no value that may
- * be a secret.  left: what precedes the '='.
+ * "pool.main.max_size=5" with a dot where a blank belongs: say what was meant, but no value that
+ * may be a secret.  left: what precedes the '='.
  */
 static bool hint_blank(struct draft *d, const char *where, const char *left, const char *value)
 {

@@ -2,10 +2,10 @@
 /*
  * driver.h - what a database driver does, and what it may ask of the core.
  *
- * A driver is a const vtable.  The core (pool.c, lease.c, conn.c) owns struct conn and decides which
- * request runs where; the driver talks to the database.  All vtable functions are called on the I/O
- * thread and never block; all callbacks (conn_*, request_*) are called by the driver on the I/O
- * thread.  Callbacks are never made from inside connect() or close().  request_done and
+ * A driver is a const vtable.  The core (pool.c, lease.c, conn.c) owns struct conn and decides
+ * which request runs where; the driver talks to the database.  All vtable functions are called on
+ * the I/O thread and never block; all callbacks (conn_*, request_*) are called by the driver on the
+ * I/O thread.  Callbacks are never made from inside connect() or close().  request_done and
  * request_failed may be made from inside start() or flush().
  *
  * Order: requests on one connection end in the order of start().  conn->inflight is kept by the
@@ -119,13 +119,14 @@ enum driver_share {
 struct driver {
 	const char *name;
 	unsigned share; /* enum driver_share */
-	/* start() may follow reset(CONN_RESET_SESSION) at once: what is started runs after the reset has
-	 * succeeded, or not at all. */
+	/* start() may follow reset(CONN_RESET_SESSION) at once: what is started runs after the
+	 * reset has succeeded, or not at all. */
 	bool reset_rides;
 
 	/*
 	 * Open what all connections of a pool to one server share (parsed address, thread pool).
-	 * 0 and *priv, or -1 and a text in err that names what to change.  May touch files, not networks.
+	 * 0 and *priv, or -1 and a text in err that names what to change.  May touch files, not
+	 * networks.
 	 */
 	int (*server_open)(struct io *io, const struct config_server *server,
 		const struct config_pool *pool, void **priv, char *err, size_t errlen);
@@ -138,9 +139,10 @@ struct driver {
 
 	/*
 	 * Probes (server.h); all NULL: the server is a file.  probe_open makes what the probes of s
-	 * share and does not connect; NULL: no memory.  probe_send asks for role and position, after
-	 * connecting if need be, and ends in probe_answered(); health.c sends the next one only then.
-	 * probe_drop gives up the one under way: no answer follows, the next starts afresh.
+	 * share and does not connect; NULL: no memory.  probe_send asks for role and position,
+	 * after connecting if need be, and ends in probe_answered(); health.c sends the next one
+	 * only then.  probe_drop gives up the one under way: no answer follows, the next starts
+	 * afresh.
 	 */
 	void *(*probe_open)(struct server *s, void *server_priv);
 	void (*probe_send)(void *probe);
@@ -152,10 +154,10 @@ struct driver {
 
 	/*
 	 * Run r, which the core has appended to c->inflight.  The request's op says what:
-	 *   EXEC       stmt with params.  With `begin` not 0 (enum req_flag of the lease: REQ_F_TX and
-	 *              isolation, REQ_F_READONLY) start a transaction first, in the same flush.
-	 *              Without a lease: alone in its own implicit transaction; REQ_F_READONLY must make
-	 *              a write fail (SQLSTATE 25006) instead of executing it.
+	 *   EXEC       stmt with params.  With `begin` not 0 (enum req_flag of the lease: REQ_F_TX
+	 *              and isolation, REQ_F_READONLY) start a transaction first, in the same flush.
+	 *              Without a lease: alone in its own implicit transaction; REQ_F_READONLY must
+	 *              make a write fail (SQLSTATE 25006) instead of executing it.
 	 *   COMMIT     with a transaction that has failed: roll back and fail with FAIL_TX_ABORTED.
 	 *   ROLLBACK
 	 *   COPY_IN, COPY_OUT   nothing else is in flight then
@@ -177,19 +179,20 @@ struct driver {
 	 * Cancel the head request (the core has made sure that everything behind it is an orphan or
 	 * belongs to the same lease).  Later conn_cancel_settled(), when no cancel can hit anything
 	 * started afterwards.  The request itself ends as usual.  Called again while the same head
-	 * does not end, settled or not: a cancel that came too early had no effect.  A reset in front
-	 * of the head may be hit instead, and fail.
+	 * does not end, settled or not: a cancel that came too early had no effect.  A reset in
+	 * front of the head may be hit instead, and fail.
 	 */
 	void (*cancel)(struct conn *c);
 
-	/* Nothing is in flight: clean the session as told (enum conn_reset); 0: only see whether the
-	 * server answers.  Later conn_reset_done, before the end of what was started since. */
+	/* Nothing is in flight: clean the session as told (enum conn_reset); 0: only see whether
+	 * the server answers.  Later conn_reset_done, before the end of what was started since. */
 	void (*reset)(struct conn *c, unsigned what);
 
 	/*
-	 * c is IDLE: what another struct conn, in another I/O thread, needs to go on with it; c has none
-	 * any more.  NULL: just now it cannot be parted from.  adopt: the other end, c has become IDLE.
-	 * Both NULL: the driver's connections stay with their thread, and there may be no more than one.
+	 * c is IDLE: what another struct conn, in another I/O thread, needs to go on with it; c has
+	 * none any more.  NULL: just now it cannot be parted from.  adopt: the other end, c has
+	 * become IDLE.  Both NULL: the driver's connections stay with their thread, and there may
+	 * be no more than one.
 	 */
 	void *(*detach)(struct conn *c);
 	void (*adopt)(struct conn *c, void *parcel);
@@ -206,7 +209,7 @@ extern const struct driver driver_fake;
 /* Driver for a url: "sqlite:", "fake:", else PostgreSQL. */
 const struct driver *driver_for_url(const char *url);
 
-/* -- callbacks into the core (conn.c) ------------------------------------------------------------ */
+/* -- callbacks into the core (conn.c) ---------------------------------------------------------- */
 
 /* CONNECTING -> IDLE */
 void conn_ready(struct conn *c);
@@ -222,7 +225,7 @@ void conn_cancel_settled(struct conn *c);
 void conn_reset_done(struct conn *c, bool ok);
 void conn_copy_drained(struct conn *c);
 
-/* -- facilities of the loop (io.h) --------------------------------------------------------------- */
+/* -- facilities of the loop (io.h) ------------------------------------------------------------- */
 
 uv_loop_t *io_uv(struct io *io);
 /* Nanoseconds of CLOCK_MONOTONIC, read at most once since the loop last blocked. */

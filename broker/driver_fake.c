@@ -14,8 +14,10 @@
  *   set N             remembers N in the session, which is touched
  *   get               one row: what the session remembers, 0 when clean
  *   who               one row: the connection's slot and generation
- *   turn [MS]         takes MS milliseconds; one row: how many statements the server executed so far
- *   census            one row: connections open or opening now, the most there were, how many in all
+ *   turn [MS]         takes MS milliseconds; one row: how many statements the server executed so
+ *                     far
+ *   census            one row: connections open or opening now, the most there were, how many in
+ *                     all
  *
  * Rules stand in the url, and in a file that may change all the time and is looked at every few
  * milliseconds; of the two the file counts: fake:?connect_ms=5&control=/path
@@ -83,8 +85,9 @@ static void run_head(struct fake_conn *f);
 
 static struct request *head_of(struct conn *c)
 {
-	return cds_list_empty(&c->inflight) ? NULL
-					    : cds_list_first_entry(&c->inflight, struct request, link);
+	return cds_list_empty(&c->inflight)
+		       ? NULL
+		       : cds_list_first_entry(&c->inflight, struct request, link);
 }
 
 /* -- server ------------------------------------------------------------------------------------ */
@@ -402,7 +405,8 @@ static bool put_rows(struct fake_conn *f, struct request *r)
 		int64_t v = (int64_t)f->row;
 		struct stream_cell cells[2] = {{&v, sizeof(v), CELL_INT64, CELL_NATIVE},
 			{text, (uint32_t)bytes, CELL_TEXT, CELL_NATIVE}};
-		struct stream_row row = {.ncells = bytes > 0 ? 2 : 1, .cells = cells, .at = f->row_at};
+		struct stream_row row = {
+			.ncells = bytes > 0 ? 2 : 1, .cells = cells, .at = f->row_at};
 
 		all = request_row(r, &row);
 		f->row_at = all ? 0 : row.at;
@@ -462,7 +466,8 @@ static bool tell(struct fake_conn *f, struct request *r)
 	return true;
 }
 
-static void fail_head(struct fake_conn *f, const char *sqlstate, enum fail_code code, const char *text)
+static void fail_head(
+	struct fake_conn *f, const char *sqlstate, enum fail_code code, const char *text)
 {
 	struct failure why = {.code = code, .message = text};
 

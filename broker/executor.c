@@ -228,9 +228,9 @@ static struct exec_job *next_joining(void *arg)
 }
 
 /*
- * A group was committed: how many to expect next time, and for how long.  Those who are missed may be
- * held up by something else, a transaction that waits for this connection for instance: then waiting
- * is tried ever more seldom.
+ * A group was committed: how many to expect next time, and for how long.  Those who are missed may
+ * be held up by something else, a transaction that waits for this connection for instance: then
+ * waiting is tried ever more seldom.
  */
 static void learn(struct executor *ex)
 {

@@ -26,11 +26,11 @@
  * the start or when a session was to be cleaned; the loop then stops the executor.  EXEC_EXITED is
  * the last message.
  *
- * Group commit (sqlite_run.h): autocommit writes that wait together are committed together.  None is
- * answered before the commit that holds it is durable.  A group that is smaller than usual waits for
- * up to half of what a commit takes lately: those that were answered with the last commit are on
- * their way back, and would pay for a commit of their own.  What is usual follows what comes: who is
- * left alone soon waits no more.
+ * Group commit (sqlite_run.h): autocommit writes that wait together are committed together.  None
+ * is answered before the commit that holds it is durable.  A group that is smaller than usual waits
+ * for up to half of what a commit takes lately: those that were answered with the last commit are
+ * on their way back, and would pay for a commit of their own.  What is usual follows what comes:
+ * who is left alone soon waits no more.
  *
  * Cancel is precise: the executor looks at the flag of the job it runs.  It cannot hit another job,
  * so a cancel is settled when the flag is set.

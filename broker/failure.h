@@ -21,7 +21,8 @@ struct failure {
 	enum fail_code code;
 	bool unknown; /* it may have taken effect */
 	bool retry_safe;
-	bool not_run; /* of a connection: nothing that was in flight has run, it may all go elsewhere */
+	/* of a connection: nothing that was in flight has run, it may all go elsewhere */
+	bool not_run;
 	char sqlstate[6]; /* "" if the database was not involved */
 	const char *message; /* not NULL */
 	const char *detail; /* NULL or "" if none */

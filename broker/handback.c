@@ -271,8 +271,9 @@ static void end_transactions(struct pool *p, struct member *local)
 {
 	static const struct failure f = {.code = FAIL_TX_ABORTED,
 		.retry_safe = true,
-		.message = "the transaction was open in the fallback database for too long while the "
-			   "primary came back; it was rolled back"};
+		.message =
+			"the transaction was open in the fallback database for too long while the "
+			"primary came back; it was rolled back"};
 	struct conn *c, *next;
 
 	cds_list_for_each_entry_safe(c, next, &local->in_state[CONN_LEASED], link)
@@ -316,7 +317,8 @@ const char *handback_why(const struct pool *p)
 	case HANDBACK_DRAINING:
 		return "the last rows of the journal go to the primary";
 	case HANDBACK_REPLAY:
-		return p->handback.held_ns != 0 ? "the journal gets ahead of those who write" : NULL;
+		return p->handback.held_ns != 0 ? "the journal gets ahead of those who write"
+						: NULL;
 	case HANDBACK_NONE:
 		break;
 	}

@@ -97,7 +97,7 @@ void io_again(struct io *io)
 	}
 }
 
-/* -- looking instead of sleeping ----------------------------------------------------------------- */
+/* -- looking instead of sleeping --------------------------------------------------------------- */
 
 /* There was something to do just now: look for more? */
 static bool may_spin(const struct io *io)
@@ -105,7 +105,8 @@ static bool may_spin(const struct io *io)
 	return spin_may(&io->spin, io->worked_ns, io->worked_ns);
 }
 
-/* There was nothing: look again?  Reads the time after each yield, so io->now_ns is of this turn. */
+/* There was nothing: look again?  Reads the time after each yield, so io->now_ns is of this
+ * turn. */
 static bool spin(struct io *io)
 {
 	uint64_t now;
@@ -312,8 +313,8 @@ static void on_bells(uv_poll_t *h, int status, int events)
 }
 
 /*
- * Edge-triggered: each write to the eventfd is one event, and the counter need never be read.  libuv
- * watches level-triggered, hence an epoll of our own inside its epoll.
+ * Edge-triggered: each write to the eventfd is one event, and the counter need never be read.
+ * libuv watches level-triggered, hence an epoll of our own inside its epoll.
  */
 int io_bell_add(struct io *io, int efd, struct session *s)
 {
@@ -407,7 +408,8 @@ int io_init(struct io *io, const struct config *config, struct board *board)
 	uv_timer_init(&io->loop, &io->wheel_timer);
 	uv_timer_init(&io->loop, &io->tick);
 	uv_poll_init(&io->loop, &io->bells, io->bell_epoll);
-	io->prepare.data = io->again.data = io->wheel_timer.data = io->tick.data = io->bells.data = io;
+	io->prepare.data = io->again.data = io->wheel_timer.data = io->tick.data = io->bells.data =
+		io;
 	uv_prepare_start(&io->prepare, on_prepare);
 	uv_timer_start(&io->tick, on_tick, 0, IO_TICK_MS);
 	uv_poll_start(&io->bells, UV_READABLE, on_bells);

@@ -9,14 +9,14 @@
  *   4. answer: publish completions per session, one fence, then wake those that sleep
  *   5. arm: if nothing was found, set need_wake for the hot sessions, look once more, and block;
  *      where the next thing to do is expected at once, go on looking instead (io.c)
- * Callbacks of sockets and executors only change state; their effects leave with step 3 and 4 of the
- * same turn, which run in uv_prepare, just before the loop would block.
+ * Callbacks of sockets and executors only change state; their effects leave with step 3 and 4 of
+ * the same turn, which run in uv_prepare, just before the loop would block.
  *
  * A session is hot from its bell until it was quiet for IO_QUIET_TURNS turns.  A hot session is
  * polled and costs no system call; the others are armed and cost nothing.
  *
- * Nothing here is global: another I/O thread is another struct io (shards.h).  What all of them share
- * is struct io_shared.
+ * Nothing here is global: another I/O thread is another struct io (shards.h).  What all of them
+ * share is struct io_shared.
  */
 #ifndef BROKER_IO_H
 #define BROKER_IO_H
@@ -46,8 +46,9 @@ struct io_seat {
 };
 
 /*
- * What the I/O threads of a broker share: rows of the board, and the word on what may be opened.  All
- * of it under the lock, which is held for a few instructions, and never while a statement is served.
+ * What the I/O threads of a broker share: rows of the board, and the word on what may be opened.
+ * All of it under the lock, which is held for a few instructions, and never while a statement is
+ * served.
  */
 struct io_shared {
 	pthread_mutex_t lock;

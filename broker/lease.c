@@ -125,8 +125,8 @@ static void give_conn_back(struct lease *l)
 	conn_unlease(c);
 }
 
-/* What runs loses its lease: its worker is told now, and it must never be taken for a statement that
- * stands alone and may be moved or repeated. */
+/* What runs loses its lease: its worker is told now, and it must never be taken for a statement
+ * that stands alone and may be moved or repeated. */
 static void cut_off(struct lease *l, const struct failure *f)
 {
 	struct cds_list_head *list = &l->conn->inflight;
@@ -415,7 +415,8 @@ static void start(struct lease *l, struct request *r)
 	cds_list_del(&r->link);
 	r->state = REQUEST_NEW;
 	if (is_tx(l) && !l->begun && !is_end(r->op)) {
-		begin = l->flags & (REQ_F_TX | REQ_F_READONLY | REQ_F_SERIALIZABLE | REQ_F_REPEATABLE);
+		begin = l->flags &
+			(REQ_F_TX | REQ_F_READONLY | REQ_F_SERIALIZABLE | REQ_F_REPEATABLE);
 		l->begun = true;
 	}
 	if (r->stmt != NULL && r->stmt != l->last) {
@@ -487,8 +488,9 @@ static void transaction_ended(struct lease *l, uint8_t op, bool failed)
 void lease_request_ended(struct lease *l, uint8_t op, bool failed)
 {
 	struct failure f = {.code = FAIL_TX_ABORTED,
-		.message = "the transaction is not open any more: it could not begin, or a statement "
-			   "ended it"};
+		.message =
+			"the transaction is not open any more: it could not begin, or a statement "
+			"ended it"};
 
 	if (l->state != LEASE_ACTIVE) {
 		return;
@@ -575,8 +577,9 @@ static void report(struct lease *l, double silent)
 		l->last != NULL ? l->last->text : "");
 	/* the board is for all who may attach, texts of statements are not */
 	if (l->last != NULL && l->last->fingerprint != 0) {
-		board_event(l->io->board, BOARD_EVENT_LEAK, "pool %s: %s, last statement: shape %016llx",
-			c->name, text, (unsigned long long)l->last->fingerprint);
+		board_event(l->io->board, BOARD_EVENT_LEAK,
+			"pool %s: %s, last statement: shape %016llx", c->name, text,
+			(unsigned long long)l->last->fingerprint);
 	} else {
 		board_event(l->io->board, BOARD_EVENT_LEAK, "pool %s: %s", c->name, text);
 	}

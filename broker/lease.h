@@ -8,11 +8,11 @@
  *   ACTIVE --- its connection could not be cleaned, nothing has run ---> WAITING, once more
  *   any state: COMMIT, ROLLBACK or RELEASE given up or cancelled: lease_abort, ENDED
  *
- * A lease that was not granted in time is BROKEN as well.  The worker names a lease by the id of its
- * REQ_LEASE; the truth {connection, generation} is here.  Statements that arrive before the grant
- * wait in `pending`; they go to the connection in order, pipelined, but
- *   - after the one that carries BEGIN nothing is sent until it has ended well, so no statement of a
- *     transaction can ever run outside it;
+ * A lease that was not granted in time is BROKEN as well.  The worker names a lease by the id of
+ * its REQ_LEASE; the truth {connection, generation} is here.  Statements that arrive before the
+ * grant wait in `pending`; they go to the connection in order, pipelined, but
+ *   - after the one that carries BEGIN nothing is sent until it has ended well, so no statement of
+ *     a transaction can ever run outside it;
  *   - COPY runs alone.
  *
  * I/O thread only.
@@ -83,9 +83,9 @@ void lease_drop(struct lease *l);
 /* The connection is lost or the statement on it was given up: BROKEN. */
 void lease_break(struct lease *l, const struct failure *f);
 /*
- * Its connection goes, and nothing that it has in flight has run: all of it waits in `pending` again,
- * and the lease in the pool, at its place.  Does nothing if the worker has lost interest in any of it;
- * else c->lease is NULL afterwards.  The caller is losing the connection.
+ * Its connection goes, and nothing that it has in flight has run: all of it waits in `pending`
+ * again, and the lease in the pool, at its place.  Does nothing if the worker has lost interest in
+ * any of it; else c->lease is NULL afterwards.  The caller is losing the connection.
  */
 void lease_ask_again(struct lease *l);
 /* Its end was given up before it was sent, and the worker will send no other: it ends all the same,

@@ -174,7 +174,8 @@ static bool give_one(struct member *m, const struct wish *w)
 		return false;
 	}
 	loan->mail.deliver = deliver_loan;
-	if (!replace_if(&line_at(m->pool, w->shard, m->pool->index)->lacks[w->queue], w->since_ns, 0)) {
+	if (!replace_if(
+		    &line_at(m->pool, w->shard, m->pool->index)->lacks[w->queue], w->since_ns, 0)) {
 		free(loan); /* somebody else was quicker, or it is not needed any more */
 		return true;
 	}
@@ -332,7 +333,8 @@ static void take_over(struct member *m, const struct conn_parcel *parcel)
 
 	check(c != NULL); /* without memory for a slot nothing goes on */
 	conn_adopt(c, parcel);
-	if (!member_can_serve(m) || !member_keeps(m, c)) { /* the server is used for nothing by now */
+	if (!member_can_serve(m) || !member_keeps(m, c)) {
+		/* the server is used for nothing by now */
 		conn_give_up(c, NULL);
 	}
 }

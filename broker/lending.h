@@ -2,24 +2,24 @@
 /*
  * lending.h - idle connections go to the I/O thread whose workers wait.
  *
- * Each I/O thread has connections of its own, out of one common limit (member.h).  Where the limit is
- * reached, or a connection is idle elsewhere, one that has waiters and no connection for them is given
- * one: always by its owner, nobody ever takes.
+ * Each I/O thread has connections of its own, out of one common limit (member.h).  Where the limit
+ * is reached, or a connection is idle elsewhere, one that has waiters and no connection for them is
+ * given one: always by its owner, nobody ever takes.
  *
  * A *line* is what one I/O thread says to the others about one pool.
  *
- *   lacks[q], who[q]   since when the head of queue q waits for a connection, 0: it does not; and of
- *                      which servers it would do.  Set by the line's thread; made 0 also by the one that
- *                      is sending a connection: so each wish is fulfilled once
+ *   lacks[q], who[q]   since when the head of queue q waits for a connection, 0: it does not; and
+ *                      of which servers it would do.  Set by the line's thread; made 0 also by the
+ *                      one that is sending a connection: so each wish is fulfilled once
  *   numbers            as of the end of its last turn
  *
  * The owner of a connection that is free gives it away (conn_detach, a mail, conn_adopt) when
  *   - nobody of its own could use it, or
  *   - its own oldest waiter came more than LENDING_BOUND_NS after the other one.
  * Between waiters of different threads the order is first come, first served, within that bound; it
- * is there since handing over costs more than serving one's own, and under load somebody older always
- * waits somewhere.  A connection that is never free, because reads share it, is left to run dry when
- * somebody elsewhere, for whom nothing is being opened, has waited that long.
+ * is there since handing over costs more than serving one's own, and under load somebody older
+ * always waits somewhere.  A connection that is never free, because reads share it, is left to run
+ * dry when somebody elsewhere, for whom nothing is being opened, has waited that long.
  *
  * Who stays with a connection he was given: it is idle there until somebody lacks it.
  *

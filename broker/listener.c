@@ -101,12 +101,14 @@ static int parse_allowed(
 	if (copy == NULL) {
 		return -ENOMEM;
 	}
-	for (char *p = strtok_r(copy, ", \t", &save); p != NULL; p = strtok_r(NULL, ", \t", &save)) {
+	for (char *p = strtok_r(copy, ", \t", &save); p != NULL;
+		p = strtok_r(NULL, ", \t", &save)) {
 		if (strcmp(p, "*") == 0) {
 			a->everyone = true;
 		} else if (a->n == MAX_ALLOWED || !lookup(p, group, &a->id[a->n])) {
 			snprintf(err, errlen, "[broker] %s: no such %s: %s",
-				group ? "allow_groups" : "allow_users", group ? "group" : "user", p);
+				group ? "allow_groups" : "allow_users", group ? "group" : "user",
+				p);
 			free(copy);
 			return -EINVAL;
 		} else {
@@ -159,7 +161,8 @@ static bool is_allowed(const struct listener *l, int sock, const struct ucred *p
 
 /* -- messages ---------------------------------------------------------------------------------- */
 
-/* Who made a socket pair can switch SO_PASSPIDFD on for our end, too: a pidfd with every message. */
+/* Who made a socket pair can switch SO_PASSPIDFD on for our end, too: a pidfd with every
+ * message. */
 static bool brings_fds(const struct cmsghdr *c)
 {
 	return c->cmsg_level == SOL_SOCKET &&
@@ -198,8 +201,8 @@ static int single_fd(struct msghdr *m)
 	return fd;
 }
 
-/* Receive one message; *fd (may be NULL) gets the descriptor that came along.  Its length, also if it
- * is longer than the buffer. */
+/* Receive one message; *fd (may be NULL) gets the descriptor that came along.  Its length, also if
+ * it is longer than the buffer. */
 static ssize_t receive(int sock, void *buf, size_t size, int *fd)
 {
 	alignas(struct cmsghdr) char control[CMSG_SPACE(32 * sizeof(int))];
@@ -331,8 +334,9 @@ static void refuse_session(struct handshake *hs, const struct ucred *cred, int e
 		snprintf(text, sizeof(text), "too many workers (max_workers = %lld)",
 			(long long)c->max_workers);
 	} else if (err == -EDQUOT) {
-		snprintf(text, sizeof(text), "too many workers of user %u (max_workers_per_uid = %lld)",
-			cred->uid, (long long)c->max_workers_per_uid);
+		snprintf(text, sizeof(text),
+			"too many workers of user %u (max_workers_per_uid = %lld)", cred->uid,
+			(long long)c->max_workers_per_uid);
 	} else {
 		snprintf(text, sizeof(text), "cannot create segments: %s", strerror(-err));
 	}
@@ -627,7 +631,8 @@ static void on_inherited(uv_poll_t *p, int status, int events)
 		if (c.len < 0) {
 			return;
 		}
-		if (c.len == 0 && c.sock < 0 && hung_up(l->attach_fd)) { /* nobody holds the other end */
+		if (c.len == 0 && c.sock < 0 && hung_up(l->attach_fd)) {
+			/* nobody holds the other end */
 			uv_poll_stop(p);
 			return;
 		}
@@ -661,8 +666,9 @@ static int bind_socket(const char *path, int mode, char *err, size_t errlen)
 	}
 	strcpy(addr.sun_path, path);
 	if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0) {
-		snprintf(err, errlen, "another broker listens on %s; stop it, or set another socket in "
-				      "[broker]",
+		snprintf(err, errlen,
+			"another broker listens on %s; stop it, or set another socket in "
+			"[broker]",
 			path);
 		goto err_fd;
 	}

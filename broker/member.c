@@ -83,7 +83,8 @@ static unsigned size_of(const struct member *m)
 /* Of what is kept open for nobody in particular; the rest of it is elsewhere. */
 static unsigned least(const struct member *m)
 {
-	unsigned n = config(m)->min_idle < 0 || m->split ? size_of(m) : (unsigned)config(m)->min_idle;
+	unsigned n =
+		config(m)->min_idle < 0 || m->split ? size_of(m) : (unsigned)config(m)->min_idle;
 
 	if (n == 0 && !m->pool->ever_ready) {
 		n = 1; /* to see at the start whether it can be reached */
@@ -171,8 +172,8 @@ bool member_has_room(const struct member *m)
 static bool may_connect(const struct member *m)
 {
 	return member_can_serve(m) &&
-	       get(&m->tally->n[PHASE_OPENING]) < (m->split ? m->nconns
-							    : (unsigned)config(m)->max_connecting) &&
+	       get(&m->tally->n[PHASE_OPENING]) <
+		       (m->split ? m->nconns : (unsigned)config(m)->max_connecting) &&
 	       (m->backoff_ns == 0 || m->next_connect_ns <= io_now(m->pool->io));
 }
 

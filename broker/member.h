@@ -45,7 +45,8 @@ struct member {
 	uint64_t next_connect_ns; /* not before: back-off */
 	uint64_t backoff_ns;
 	bool replacing; /* a connection is being opened in place of an old one */
-	bool permanent_failure; /* the last failure will not mend by itself: password, no database */
+	/* the last failure will not mend by itself: password, no database */
+	bool permanent_failure;
 	char last_error[256]; /* of the last failed connect */
 	struct cds_list_head pool_link; /* pool->members */
 	struct cds_list_head server_link; /* server->members */

@@ -107,7 +107,8 @@ static void deliver_worry(struct io *io, struct mail *m)
 	struct server *s = server_at(io, w->row);
 
 	if (s != NULL && w->what == SERVER_DOUBT) {
-		s->doubted_ns = 0; /* the sender has kept HEALTH_DOUBT_MS; all are to doubt the same */
+		/* the sender has kept HEALTH_DOUBT_MS; all are to doubt the same */
+		s->doubted_ns = 0;
 		health_doubt_role(s);
 	} else if (s != NULL) {
 		health_hurry(s);

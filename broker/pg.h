@@ -26,8 +26,9 @@
  *   behind a reset     ... [BEGIN] PROOF QUERY END, as above
  *
  * A reset that ends in DISCARD ALL prepares, in the same batch, an empty statement with a name that
- * nobody can guess.  What is sent before the answer has come describes that statement first (PROOF):
- * if the session was not cleaned it is not there, and the server skips the rest of the batch.
+ * nobody can guess.  What is sent before the answer has come describes that statement first
+ * (PROOF): if the session was not cleaned it is not there, and the server skips the rest of the
+ * batch.
  *
  * Whatever is not the request's own and must not fail with it has a Sync of its own.  Every step up
  * to and including END belongs to the head of conn->inflight, which is why steps name no request:
@@ -41,8 +42,8 @@
  * GONE: conn and pg_backend have parted; the memory stays until libuv has closed the handles.  All
  * callbacks into the core may end in close(), so after each one `pg->c == NULL` is looked at.
  *
- * A connection that is lent to another I/O thread leaves its pg_backend, which is GONE then, and gets a
- * new one there; what the server knows of it, prepared statements and modes, goes along.
+ * A connection that is lent to another I/O thread leaves its pg_backend, which is GONE then, and
+ * gets a new one there; what the server knows of it, prepared statements and modes, goes along.
  *
  * I/O thread only, but for the inside of pg_cancel.c.
  */

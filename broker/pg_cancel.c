@@ -15,7 +15,8 @@
  * only its answer settles the cancel.
  *
  * A cancel that reaches the backend before the statement does is dropped there, too.  So the core
- * asks again until the request has ended; each cancel sends a Sync of its own, the last one settles.
+ * asks again until the request has ended; each cancel sends a Sync of its own, the last one
+ * settles.
  *
  * A cancel is held back while an internal command (SET, DEALLOCATE) is at the head of the FIFO, so
  * that it cannot hit that and leave the request alone.

@@ -356,8 +356,9 @@ struct parcel {
 static bool is_at_rest(struct pg_backend *pg)
 {
 	return pg->phase == PG_OPEN && !pg->broken && !pg->mute && !is_over(pg) &&
-	       pg_step_head(pg) == NULL && !pg->discarding && pg->cancel == PG_CANCEL_NONE && pg->cancel_job == NULL &&
-	       pg->copy == PG_COPY_NONE && !pg->want_write && !pg->blocked && !more_in_tls(pg);
+	       pg_step_head(pg) == NULL && !pg->discarding && pg->cancel == PG_CANCEL_NONE &&
+	       pg->cancel_job == NULL && pg->copy == PG_COPY_NONE && !pg->want_write &&
+	       !pg->blocked && !more_in_tls(pg);
 }
 
 void *pg_detach(struct conn *c)

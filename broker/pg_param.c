@@ -123,7 +123,9 @@ static size_t put_text(char *to, const struct request_param *q)
 
 	switch (q->type) {
 	case CELL_BOOL:
-		return (size_t)(stpcpy(to, *(const unsigned char *)q->data != 0 ? "true" : "false") - to);
+		return (size_t)(stpcpy(to,
+					*(const unsigned char *)q->data != 0 ? "true" : "false") -
+				to);
 	case CELL_INT64:
 		memcpy(&i, q->data, sizeof(i));
 		return decimal_i64(to, i);
@@ -142,8 +144,8 @@ static size_t put_text(char *to, const struct request_param *q)
 	}
 }
 
-static enum pg_param_error measure(unsigned nparams, const struct request_param *params, size_t *text,
-	size_t *bytes, unsigned *bad)
+static enum pg_param_error measure(unsigned nparams, const struct request_param *params,
+	size_t *text, size_t *bytes, unsigned *bad)
 {
 	*text = 0;
 	*bytes = 0;

@@ -307,7 +307,8 @@ bool pg_sets_locally(const struct statement *stmt)
 	for (size_t i = 0; i < array_size(second); i++) {
 		size_t n = strlen(second[i]);
 
-		if (strncasecmp(p, second[i], n) == 0 && p[n] != '\0' && strchr(" \t\r\n", p[n]) != NULL) {
+		if (strncasecmp(p, second[i], n) == 0 && p[n] != '\0' &&
+			strchr(" \t\r\n", p[n]) != NULL) {
 			return true;
 		}
 	}
@@ -362,8 +363,8 @@ static bool put_batch(struct pg_backend *pg, const struct request *r, unsigned b
 
 /*
  * Quick reads share a Sync: one message and one answer of the server for several of them.  They are
- * independent all the same.  If one fails the server skips those behind it, which did not run and are
- * sent again; none has an effect that a common rollback could undo.
+ * independent all the same.  If one fails the server skips those behind it, which did not run and
+ * are sent again; none has an effect that a common rollback could undo.
  */
 static void end_batch(struct pg_backend *pg, bool grouped, struct pg_step step)
 {
@@ -385,7 +386,8 @@ static void send_exec(struct pg_backend *pg, struct request *r, unsigned begin)
 
 	idle = surely_idle(pg, r, begin);
 	if (r->lease != NULL && !put_guard(pg, r, begin, idle)) {
-		return; /* in front of all: what follows in the lease relies on the session's mode */
+		/* in front of all: what follows in the lease relies on the session's mode */
+		return;
 	}
 	e = pg_params_set(&pg->params, r, &bad);
 	if (e != PG_PARAM_OK) {

@@ -435,7 +435,7 @@ void pg_server_put(struct pg_server *s)
 	}
 }
 
-/* -- a copy of the address ---------------------------------------------------------------------- */
+/* -- a copy of the address --------------------------------------------------------------------- */
 
 /* One string of each host, separated by commas; NULL: out of memory. */
 static char *join_hosts(const struct pg_server *s, size_t member)
@@ -475,7 +475,8 @@ int pg_address_copy(const void *server_priv, struct pg_address *out)
 	out->values = calloc(s->noptions + 4, sizeof(char *));
 	good = out->keywords != NULL && out->values != NULL &&
 	       address_add(out, &n, "host", join_hosts(s, offsetof(struct pg_host, host))) &&
-	       address_add(out, &n, "hostaddr", join_hosts(s, offsetof(struct pg_host, hostaddr))) &&
+	       address_add(
+		       out, &n, "hostaddr", join_hosts(s, offsetof(struct pg_host, hostaddr))) &&
 	       address_add(out, &n, "port", join_hosts(s, offsetof(struct pg_host, port)));
 	for (unsigned i = 0; good && i < s->noptions; i++) {
 		good = address_add(out, &n, s->keywords[i], strdup(s->values[i]));

@@ -275,8 +275,8 @@ static void on_expiry(struct timer *t)
 	}
 }
 
-/* A new one is the last, so this loop ends at once but for those queued again, batch ones, and those
- * that change the queue. */
+/* A new one is the last, so this loop ends at once but for those queued again, batch ones, and
+ * those that change the queue. */
 static void insert(struct pool *p, struct request *r, enum pool_queue queue)
 {
 	struct cds_list_head *q = &p->waiters[queue];
@@ -304,8 +304,8 @@ static void enqueue(struct pool *p, struct request *r)
 	}
 }
 
-/* Where a fresh read can go changes with what its worker writes and standbys replay: one that stands
- * at the head of the wrong queue would keep those behind it waiting. */
+/* Where a fresh read can go changes with what its worker writes and standbys replay: one that
+ * stands at the head of the wrong queue would keep those behind it waiting. */
 static void place_fresh(struct pool *p)
 {
 	for (unsigned q = 0; q < POOL_QUEUES; q++) {
@@ -331,7 +331,8 @@ void pool_queue(struct pool *p, struct request *r)
 void pool_requeue(struct pool *p, struct request *r)
 {
 	enqueue(p, r);
-	/* It has run before; its own deadline bounds the rest, and it may wait as long as any other. */
+	/* It has run before; its own deadline bounds the rest, and it may wait as long as any
+	 * other. */
 	r->wait_until_ns = wait_end(p, io_now(p->io));
 }
 
@@ -527,12 +528,12 @@ void pool_describe_wait(struct pool *p, char *buf, size_t size)
 
 	describe_holders(p, holders, sizeof(holders));
 	snprintf(buf, size,
-		"no connection of pool %s became free in time (total=%u active=%u idle=%u waiting=%u "
-		"connecting=%u%s%s%s%s%s)",
+		"no connection of pool %s became free in time (total=%u active=%u idle=%u "
+		"waiting=%u connecting=%u%s%s%s%s%s)",
 		p->config->name, active + idle, active, idle,
 		p->nwaiters + lending_elsewhere(p, LENDING_WAITING),
-		pool_count(p, CONN_CONNECTING) + lending_elsewhere(p, LENDING_CONNECTING), holders, p->writer == NULL ? "; " : "",
-		p->writer == NULL ? why : "",
+		pool_count(p, CONN_CONNECTING) + lending_elsewhere(p, LENDING_CONNECTING), holders,
+		p->writer == NULL ? "; " : "", p->writer == NULL ? why : "",
 		error[0] != '\0' ? "; last connect error: " : "", error);
 }
 
@@ -728,10 +729,9 @@ int pool_plan(struct pool *p, const struct config_pool *config, struct server *c
 
 		plan->member[i] = member_that_stays(p, config, servers[s], &configs[s]);
 		plan->kept[i] = plan->member[i] != NULL;
-		if (!plan->kept[i] &&
-			member_create(p, servers[s], &configs[s], config,
-				first != NULL ? first->member[i]->tally : NULL, &plan->member[i], err,
-				errlen) < 0) {
+		if (!plan->kept[i] && member_create(p, servers[s], &configs[s], config,
+					      first != NULL ? first->member[i]->tally : NULL,
+					      &plan->member[i], err, errlen) < 0) {
 			pool_drop_plan(plan);
 			return -1;
 		}
@@ -786,7 +786,8 @@ void pool_apply(struct pool *p, const struct pool_plan *plan)
 		}
 	}
 	p->writer = is_planned(plan, p->writer) ? p->writer : NULL;
-	p->decision.readers = p->decision.fenced = 0; /* bits of other servers; pool_decide follows */
+	/* bits of other servers; pool_decide follows */
+	p->decision.readers = p->decision.fenced = 0;
 	p->turn = 0;
 }
 

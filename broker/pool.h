@@ -10,17 +10,17 @@
  * Servers.  The pool has a member (member.h) for each server.  decide() (failover.h) says which one
  * takes writes and which take declared reads, whenever something changed (pool_decide).
  *
- * Queues.  Requests that may read from several servers, or on connections that only read, queue apart
- * from the others.  Of the two at the head the older is served first; the younger may pass it only on
- * a connection that the older one could not use.
+ * Queues.  Requests that may read from several servers, or on connections that only read, queue
+ * apart from the others.  Of the two at the head the older is served first; the younger may pass it
+ * only on a connection that the older one could not use.
  *
  * A request that may share (see choice.c) needs no free connection; but while anyone waits for a
  * connection of his own nobody overtakes him.  But statements that are known to be slow leave one
- * connection of each server to the others: where they have all the rest they are passed by, or a few
- * of them would keep all workers waiting.
+ * connection of each server to the others: where they have all the rest they are passed by, or a
+ * few of them would keep all workers waiting.
  *
- * With several I/O threads (shards.h) each has a struct pool of the same row, with the waiters of its
- * sessions; lending.h says how they come by each other's connections.
+ * With several I/O threads (shards.h) each has a struct pool of the same row, with the waiters of
+ * its sessions; lending.h says how they come by each other's connections.
  *
  * I/O thread only.
  */
@@ -76,9 +76,9 @@ struct pool_plan {
 };
 
 /*
- * Prepare what config wants; a member stays if its server does and it would connect in the same way.
- * servers: as they will be, by row; configs: their configurations.  first: the plan of the first I/O
- * thread, NULL: this is it.  0, or negative and a text; then
+ * Prepare what config wants; a member stays if its server does and it would connect in the same
+ * way.  servers: as they will be, by row; configs: their configurations.  first: the plan of the
+ * first I/O thread, NULL: this is it.  0, or negative and a text; then
  * there is nothing to drop.  Nothing of p changes before pool_apply.
  */
 int pool_plan(struct pool *p, const struct config_pool *config, struct server *const *servers,
@@ -107,7 +107,8 @@ void pool_dispatch(struct pool *p);
 /* Why somebody waited in vain: counts, who holds connections, the last connect error. */
 void pool_describe_wait(struct pool *p, char *buf, size_t size);
 
-/* A request or lease that counts for a user or tag got a connection of m; does not use it any more. */
+/* A request or lease that counts for a user or tag got a connection of m; does not use it any
+ * more. */
 void pool_cap_take(struct pool *p, struct member *m, struct capped *c, const struct request *r);
 void pool_cap_drop(struct pool *p, struct capped *c);
 
@@ -126,7 +127,8 @@ bool pool_is_ready(const struct pool *p);
 bool pool_is_hopeless(const struct pool *p, char *why, size_t size);
 /* Connections of all members in a state. */
 unsigned pool_count(const struct pool *p, enum conn_state state);
-/* The first in a queue that may have another connection: for its user, its tag, and if it is slow. */
+/* The first in a queue that may have another connection: for its user, its tag, and if it is
+ * slow. */
 struct request *pool_first_eligible(struct pool *p, enum pool_queue q);
 /* When the request came that waits for longest; 0: nobody waits. */
 uint64_t pool_oldest_wait(struct pool *p);

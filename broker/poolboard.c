@@ -132,9 +132,10 @@ static void mirror_row(struct pool *p)
 	const struct member *m = p->member[0];
 	unsigned size = m->split ? m->nconns : m->driver->size(m->server_priv, c);
 	struct board_pool_info info = {
-		.state = !p->ever_ready                                       ? BOARD_POOL_STARTING
-			 : !pool_is_ready(p) && p->decision.mode != MODE_DOWN ? BOARD_POOL_DOWN
-									      : states[p->decision.mode],
+		.state = !p->ever_ready ? BOARD_POOL_STARTING
+			 : !pool_is_ready(p) && p->decision.mode != MODE_DOWN
+				 ? BOARD_POOL_DOWN
+				 : states[p->decision.mode],
 		.nservers = p->nmembers,
 		.max_size = size,
 		.min_idle = (uint32_t)(c->min_idle < 0 || m->split ? size : (unsigned)c->min_idle),
@@ -143,7 +144,8 @@ static void mirror_row(struct pool *p)
 	};
 
 	snprintf(info.name, sizeof(info.name), "%s", c->name);
-	snprintf(info.database, sizeof(info.database), "%s", c->database != NULL ? c->database : "");
+	snprintf(
+		info.database, sizeof(info.database), "%s", c->database != NULL ? c->database : "");
 	snprintf(info.user, sizeof(info.user), "%s", c->user != NULL ? c->user : "");
 	snprintf(info.mode, sizeof(info.mode), "transaction");
 	board_pool_row(p->io->board, p->index, &info);

@@ -25,9 +25,9 @@
  *                            or a rule
  *   all others               yes                           yes
  *
- * The table is about keys alone.  That nothing is committed whose outcome differs does not depend on
- * it: all rows are answered before the COMMIT is sent (ahead_finish).  SQLite, for instance, may have
- * left out some rows of an INSERT by a trigger of its own.
+ * The table is about keys alone.  That nothing is committed whose outcome differs does not depend
+ * on it: all rows are answered before the COMMIT is sent (ahead_finish).  SQLite, for instance, may
+ * have left out some rows of an INSERT by a trigger of its own.
  *
  * Whether the database has such triggers and rules is asked once per connection (ahead_look).
  *

@@ -16,7 +16,8 @@
 #include <time.h>
 
 #define FREE_REQUESTS_MAX 1024u
-/* After its deadline a statement is cancelled; the worker is answered this much later at the latest. */
+/* After its deadline a statement is cancelled; the worker is answered this much later at the
+ * latest. */
 #define CANCEL_GRACE_NS (60u * 1000000u)
 /* A read is sent at most so often, whatever its deadline. */
 #define MAX_SENDS 6u
@@ -354,8 +355,8 @@ static bool met_readonly_server(const struct request *r, const struct failure *f
 }
 
 /*
- * Is it the session that takes no writes, and not its user's doing?  Nothing was touched, and r ran in
- * a transaction that it began itself, or the broker for it.
+ * Is it the session that takes no writes, and not its user's doing?  Nothing was touched, and r ran
+ * in a transaction that it began itself, or the broker for it.
  */
 static bool found_it_readonly(const struct request *r)
 {
@@ -378,7 +379,8 @@ void request_failed(struct request *r, const struct failure *f)
 		t.retry_safe = true;
 		f = &t;
 	} else if (f->code == FAIL_CANCELLED && repeatable(r) &&
-		   (f->sqlstate[0] == '\0' || r->conn->cancelling || r->conn->cancel_ns > r->sent_ns)) {
+		   (f->sqlstate[0] == '\0' || r->conn->cancelling ||
+			   r->conn->cancel_ns > r->sent_ns)) {
 		/* A cancel that was meant for somebody else. */
 		repeat(r);
 		return;
@@ -386,7 +388,8 @@ void request_failed(struct request *r, const struct failure *f)
 	if (met_readonly_server(r, f)) {
 		struct server *s = r->conn->member->server;
 
-		if (found_it_readonly(r)) { /* others would meet it again, after the server has changed */
+		if (found_it_readonly(r)) {
+			/* others would meet it again, after the server has changed */
 			r->conn->retire = true;
 		}
 		if (r->session != NULL && r->lease == NULL && r->sends < 2 && !r->cancel_wanted &&
@@ -487,7 +490,8 @@ static void finish_unsent(struct request *r, const struct failure *f)
 
 void request_cancel(struct request *r)
 {
-	static const struct failure f = {.code = FAIL_CANCELLED, .message = "cancelled before it ran"};
+	static const struct failure f = {
+		.code = FAIL_CANCELLED, .message = "cancelled before it ran"};
 
 	if (r->state == REQUEST_RUNNING) {
 		conn_cancel_request(r->conn, r);
@@ -600,12 +604,15 @@ void request_route(struct request *r)
 		return;
 	}
 	if (r->op != REQ_EXEC) {
-		refuse(r, FAIL_USAGE, "this needs a lease: call broker_lease or broker_begin first");
+		refuse(r, FAIL_USAGE,
+			"this needs a lease: call broker_lease or broker_begin first");
 	} else if (r->stmt->traits & STMT_TX_CONTROL) {
 		refuse(r, FAIL_USAGE,
-			"transactions are made with broker_begin, broker_commit and broker_savepoint");
+			"transactions are made with broker_begin, broker_commit and "
+			"broker_savepoint");
 	} else if (r->stmt->traits & STMT_COPY) {
-		refuse(r, FAIL_USAGE, "COPY is made with broker_copy_in or broker_copy_out in a lease");
+		refuse(r, FAIL_USAGE,
+			"COPY is made with broker_copy_in or broker_copy_out in a lease");
 	} else {
 		pool_queue(r->pool, r);
 	}

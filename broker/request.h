@@ -2,8 +2,8 @@
 /*
  * request.h - one thing a worker asked for, from its descriptor to its last completion.
  *
- * Life: session.c creates it from a descriptor -> waits in a pool or lease queue -> a driver runs it
- * on a connection -> request_done() or request_failed() answers the worker and frees it.
+ * Life: session.c creates it from a descriptor -> waits in a pool or lease queue -> a driver runs
+ * it on a connection -> request_done() or request_failed() answers the worker and frees it.
  *
  * A request whose worker died, gave up or was answered already is an *orphan* (session NULL): it
  * keeps its place on the connection, its results are dropped.
@@ -114,8 +114,8 @@ struct stream_cell {
 
 /*
  * Append len bytes of an encoded stream (result head, columns and rows as layout.h has them, cut
- * anywhere at multiples of 8; for COPY_OUT raw bytes, cut anywhere).  Returns the bytes taken.  Less
- * than len: the worker's arena is full; keep the rest and go on when driver->resume is called.
+ * anywhere at multiples of 8; for COPY_OUT raw bytes, cut anywhere).  Returns the bytes taken.
+ * Less than len: the worker's arena is full; keep the rest and go on when driver->resume is called.
  * Orphans take everything.
  */
 size_t request_write(struct request *r, const void *bytes, size_t len);
@@ -156,7 +156,7 @@ bool request_is_quick(const struct request *r);
 /* COPY IN: the server takes data now; tells the worker. */
 void request_copy_ready(struct request *r);
 
-/* -- for drivers: the end; r must be the head of its connection's inflight list ----------------- */
+/* -- for drivers: the end; r must be the head of its connection's inflight list ---------------- */
 
 /* rows: affected by a write, returned by a read.  Frees r. */
 void request_done(struct request *r, uint64_t rows);

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * request_core.h - the core's side of requests: session.c makes them, pool.c, lease.c and conn.c move
- * them.  Drivers see request.h only.
+ * request_core.h - the core's side of requests: session.c makes them, pool.c, lease.c and conn.c
+ * move them.  Drivers see request.h only.
  *
- * Accounting: a statement is started when it is taken from its worker and ends once, when the worker
- * was answered or is gone; what an orphan still does on its connection is nobody's statement.
+ * Accounting: a statement is started when it is taken from its worker and ends once, when the
+ * worker was answered or is gone; what an orphan still does on its connection is nobody's
+ * statement.
  *
  * I/O thread only.
  */
@@ -14,7 +15,8 @@
 #include "request.h"
 
 /* From a descriptor; body has room for body_len bytes.  NULL: out of memory. */
-struct request *request_create(struct io *io, const struct shm_request *d, uint64_t body_len) must_use;
+struct request *request_create(
+	struct io *io, const struct shm_request *d, uint64_t body_len) must_use;
 /* Must be linked nowhere. */
 void request_free(struct request *r);
 struct request_param *request_alloc_params(struct request *r, unsigned n) must_use;
@@ -25,8 +27,8 @@ void request_started(struct request *r, uint64_t bytes);
 void request_route(struct request *r);
 
 /*
- * Its deadline has passed.  Then it must not be sent any more, even if it has only just arrived: its
- * worker may have given it up as not done while we stood still.
+ * Its deadline has passed.  Then it must not be sent any more, even if it has only just arrived:
+ * its worker may have given it up as not done while we stood still.
  */
 bool request_is_late(const struct request *r);
 /* Its deadline is not later than when_ns. */
@@ -40,12 +42,13 @@ void request_cancel(struct request *r);
 void request_abandon(struct request *r);
 /* Answer the worker now; what runs goes on as an orphan.  r stays valid if it is RUNNING. */
 void request_give_up(struct request *r, const struct failure *f);
-/* RUNNING, and its lease broke: answer with what is known; it goes on as an orphan to be cancelled. */
+/* RUNNING, and its lease broke: answer with what is known; it goes on as an orphan to be
+ * cancelled. */
 void request_cut_off(struct request *r, const struct failure *why);
 /* Its connection is gone: repeat it if that is allowed, else answer. */
 void request_lost(struct request *r, const struct failure *f);
-/* A twin that takes over the worker, while r stays on its connection as an orphan.  NULL: no memory,
- * nothing changed. */
+/* A twin that takes over the worker, while r stays on its connection as an orphan.  NULL: no
+ * memory, nothing changed. */
 struct request *request_split(struct request *r) must_use;
 
 /* Declared read-only, or known to be. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * server.h - one database server, shared by all pools that name it: its health as probes see it, and
- * the one limit of its connections.
+ * server.h - one database server, shared by all pools that name it: its health as probes see it,
+ * and the one limit of its connections.
  *
  * Verdicts (health.c is the only writer):
  *
@@ -11,12 +11,12 @@
  *      |            +--ok, health_up_after in a row-- RECOVERING <-------------------+
  *      +--failed, health_down_after in a row--> DOWN       '--failed--> DOWN
  *
- * One probe is under way per server at a time, on a connection of its own, every health_interval, or
- * every HEALTH_HURRY_MS while something is wrong; one that takes longer than health_timeout has
+ * One probe is under way per server at a time, on a connection of its own, every health_interval,
+ * or every HEALTH_HURRY_MS while something is wrong; one that takes longer than health_timeout has
  * failed.  Probes of different servers know nothing of each other.
  *
- * While no server of a cluster (system_id) is UP, a primary of its newest timeline and takes writes,
- * all of them are probed often, if there ever was one.
+ * While no server of a cluster (system_id) is UP, a primary of its newest timeline and takes
+ * writes, all of them are probed often, if there ever was one.
  *
  * A server that refuses the credentials or has no such database (28xxx, 3D000) is DOWN at once, and
  * asked again every HEALTH_PERMANENT_MS.  One that has no connection left for the probe (53300) is
@@ -25,12 +25,13 @@
  * A server of a driver without probes (a file) is UP and ROLE_LOCAL from the start.
  *
  * Lag.  Each answer of a primary leaves a mark: what it had written by then.  A standby lags by the
- * age of the oldest mark that it has not replayed, so one with nothing to replay does not lag, and one
- * that is cut off lags more and more.  The primary of a standby is the one of the highest timeline
- * among the servers of the same cluster (system_id).  Without one its own word must do.
+ * age of the oldest mark that it has not replayed, so one with nothing to replay does not lag, and
+ * one that is cut off lags more and more.  The primary of a standby is the one of the highest
+ * timeline among the servers of the same cluster (system_id).  Without one its own word must do.
  *
- * With several I/O threads (shards.h) each has a struct server of its own, all with one tally.  Shard 0
- * alone probes; what it learns it tells the others (news.c), and what they suspect they tell it.
+ * With several I/O threads (shards.h) each has a struct server of its own, all with one tally.
+ * Shard 0 alone probes; what it learns it tells the others (news.c), and what they suspect they
+ * tell it.
  *
  * I/O thread only.
  */
@@ -85,7 +86,8 @@ struct server {
 	struct server_state state;
 	uint64_t system_id;
 	uint64_t lsn, lag_bytes; /* bytes behind the primary, if one is known */
-	uint64_t lsn_asked_ns; /* when the probe that brought lsn was sent: it covers all before that */
+	/* when the probe that brought lsn was sent: it covers all before that */
+	uint64_t lsn_asked_ns;
 	uint64_t since_ns; /* of the verdict */
 	uint64_t probed_ns; /* last answer */
 	uint64_t latency_ns;
@@ -113,8 +115,8 @@ struct server {
 #define HEALTH_PERMANENT_MS 5000u
 /* Never sooner, however often health_hurry is called. */
 #define HEALTH_RUSH_MS 10u
-/* Between two doubts of a role: a worker can make any write fail as if by a standby, and must not keep
- * the others waiting for answers. */
+/* Between two doubts of a role: a worker can make any write fail as if by a standby, and must not
+ * keep the others waiting for answers. */
 #define HEALTH_DOUBT_MS 1000u
 
 /* -- health.c ---------------------------------------------------------------------------------- */
@@ -125,8 +127,8 @@ struct server {
  */
 int health_start(struct server *s, void *server_priv) must_use;
 void health_stop(struct server *s);
-/* Something looked wrong (a connection was lost or cannot be opened): probe at once, and for a while
- * often.  Cheap, may be called at any time, by drivers too. */
+/* Something looked wrong (a connection was lost or cannot be opened): probe at once, and for a
+ * while often.  Cheap, may be called at any time, by drivers too. */
 void health_hurry(struct server *s);
 /*
  * A write met a read-only server (SQLSTATE 25006): its role is unknown until a new probe says what

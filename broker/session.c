@@ -28,8 +28,8 @@
 #define MAX_LEASES 1024u
 /* A lease asks with a tag and nothing else. */
 #define LEASE_BODY_MAX 4096u
-/* After so long without a request, what results have touched beyond the first blocks goes back: they
- * are enough for one small statement at a time. */
+/* After so long without a request, what results have touched beyond the first blocks goes back:
+ * they are enough for one small statement at a time. */
 #define QUIET_NS UINT64_C(1000000000)
 #define QUIET_BLOCKS 2u
 /* Empty bells in one tick before a worker's bell is ignored and it is polled on ticks instead. */
@@ -226,8 +226,8 @@ void session_set_need_wake(struct session *s, uint32_t v)
 
 /*
  * One more request can be promised a block.  Promises take half of the arena at most, or results
- * would come one block at a time: the library makes room only when much of the arena is in its hands.
- * The whole of the largest arena serves as many requests as there can be.
+ * would come one block at a time: the library makes room only when much of the arena is in its
+ * hands.  The whole of the largest arena serves as many requests as there can be.
  */
 static bool has_room(const struct session *s)
 {
@@ -235,9 +235,9 @@ static bool has_room(const struct session *s)
 }
 
 /*
- * These have no result; if they fail, which is rare, a code will do.  A worker may send many of them
- * for leases that still wait: were they to hold promises until then, those for the leases that the
- * others wait for might not be let in.
+ * These have no result; if they fail, which is rare, a code will do.  A worker may send many of
+ * them for leases that still wait: were they to hold promises until then, those for the leases that
+ * the others wait for might not be let in.
  */
 static bool needs_block(const struct request *r)
 {
@@ -272,8 +272,9 @@ void session_bell(struct session *s)
 		return;
 	}
 	if (ring_in_pending(&s->sub) == 0 && ++s->empty_bells > BELL_SPAM) {
-		log_warning("worker %d (%s): rings its bell for nothing; its bell is ignored, it is "
-			    "polled instead",
+		log_warning(
+			"worker %d (%s): rings its bell for nothing; its bell is ignored, it is "
+			"polled instead",
 			s->id.pid, s->id.name);
 		io_bell_del(s->io, s->bell);
 		s->bell_ignored = true;
@@ -717,8 +718,8 @@ static int append_part(struct session *s, const struct shm_request *d, const uns
 }
 
 /*
- * The statement a descriptor means: a text in the body, remembered under an id if it defines one, or
- * an id from before.  Takes a reference.
+ * The statement a descriptor means: a text in the body, remembered under an id if it defines one,
+ * or an id from before.  Takes a reference.
  */
 static struct statement *resolve_statement(struct session *s, const struct shm_request *d,
 	const char *text, uint32_t len)
@@ -779,7 +780,8 @@ static int parse_params(struct request *r, unsigned n, const unsigned char *p, u
 }
 
 /* Parse the private copy of a body into r. */
-static int parse_body(struct session *s, const struct shm_request *d, struct request *r, uint64_t len)
+static int parse_body(
+	struct session *s, const struct shm_request *d, struct request *r, uint64_t len)
 {
 	struct shm_body h;
 	const unsigned char *p = r->body;
@@ -852,7 +854,8 @@ static int take_body(struct session *s, const struct shm_request *d, const unsig
 static int check_request(const struct session *s, const struct shm_request *d, uint64_t body_len)
 {
 	validate(d->id != 0, -EPROTO);
-	validate(s->nrequests < 2 * CHAN_RING_SLOTS + s->nleases, -EPROTO); /* the library stays below */
+	/* the library stays below */
+	validate(s->nrequests < 2 * CHAN_RING_SLOTS + s->nleases, -EPROTO);
 	validate(body_len <= max_body(s), -E2BIG);
 	if (d->op == REQ_LEASE) {
 		validate(d->pool < s->io->npools && body_len <= LEASE_BODY_MAX, -EPROTO);
@@ -910,8 +913,9 @@ static void take_statement(struct session *s, const struct shm_request *d, struc
 {
 	static const struct failure full = {.code = FAIL_BUSY,
 		.retry_safe = true,
-		.message = "the statements of this worker in flight hold more than twice max_request "
-			   "bytes: collect some first"};
+		.message =
+			"the statements of this worker in flight hold more than twice max_request "
+			"bytes: collect some first"};
 	const struct lease *l = d->lease != 0 ? session_find_lease(s, d->lease) : NULL;
 
 	s->statements++;
@@ -1222,7 +1226,8 @@ void session_evict(struct session *s, enum fail_code code, const char *why)
 	publish(&s->broker->closed, (uint32_t)code);
 	doorbell_wake(&s->broker->bell);
 	io_bell_del(s->io, s->bell); /* now it may ring as it likes */
-	shutdown(s->sock, SHUT_WR); /* whoever waits on it wakes up; that it is closed is still seen */
+	/* whoever waits on it wakes up; that it is closed is still seen */
+	shutdown(s->sock, SHUT_WR);
 	session_mirror(s);
 }
 
@@ -1275,7 +1280,8 @@ static void on_pid(uv_poll_t *h, int status, int events)
 
 	(void)status;
 	(void)events;
-	if (s->state == SESSION_ATTACHING) { /* the handshake, which holds it, sees the end of the socket */
+	if (s->state == SESSION_ATTACHING) {
+		/* the handshake, which holds it, sees the end of the socket */
 		uv_poll_stop(h);
 		shutdown(s->sock, SHUT_RDWR);
 		return;

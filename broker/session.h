@@ -16,12 +16,13 @@
  * a request is admitted only when that guarantee can be given.  So a worker that leaves results
  * unread delays its own requests, and no order of reading can deadlock.
  *
- * Once the worker has asked for nothing for a second, what free blocks have touched goes back to the
- * system, but for the first few.  Nobody can notice: only this thread writes the arena, free is what
- * the private books say, and a block is free only when no request fills it and the worker, if it
- * ever got it, has given it back.  What a worker holds stays, so one that is stopped in the middle
- * of a result loses nothing of it.  Promises to requests (`needy`) are numbers of blocks, not blocks.
- * The request arena is the worker's to give back (outbox.h): it may be writing there at any moment.
+ * Once the worker has asked for nothing for a second, what free blocks have touched goes back to
+ * the system, but for the first few.  Nobody can notice: only this thread writes the arena, free is
+ * what the private books say, and a block is free only when no request fills it and the worker, if
+ * it ever got it, has given it back.  What a worker holds stays, so one that is stopped in the
+ * middle of a result loses nothing of it.  Promises to requests (`needy`) are numbers of blocks,
+ * not blocks.  The request arena is the worker's to give back (outbox.h): it may be writing there
+ * at any moment.
  *
  * I/O thread only.
  */
@@ -55,7 +56,8 @@ void session_ready(struct session *s);
 
 /* Its eventfd rang. */
 void session_bell(struct session *s);
-/* Take what it published.  Returns the number of descriptors taken.  May take s off the hot list. */
+/* Take what it published.  Returns the number of descriptors taken.  May take s off the hot
+ * list. */
 unsigned session_poll(struct session *s);
 /* The two halves of arming, around the caller's full_fence(): say that it must ring; look whether
  * it has published meanwhile. */
@@ -78,7 +80,7 @@ void session_evict(struct session *s, enum fail_code code, const char *why);
 /* It is gone (detached, socket closed, process dead): cancel, roll back, reclaim. */
 void session_end(struct session *s, const char *why);
 
-/* -- used by request.c, lease.c, listener.c ----------------------------------------------------- */
+/* -- used by request.c, lease.c, listener.c ---------------------------------------------------- */
 
 uint64_t session_incarnation(const struct session *s);
 unsigned session_slot(const struct session *s);
@@ -99,7 +101,8 @@ void session_complete(struct session *s, struct request *r, struct shm_completio
 void session_put_error(struct session *s, struct request *r, struct shm_completion *c,
 	const struct failure *f);
 void session_count_error(struct session *s);
-/* Next chunk for r's stream; publishes the full one before.  false: none free, r waits in blocked. */
+/* Next chunk for r's stream; publishes the full one before.  false: none free, r waits in
+ * blocked. */
 bool session_next_chunk(struct session *s, struct request *r);
 /* r ends: it needs no blocks any more; the unused tail of its last chunk is free again. */
 void session_request_ended(struct session *s, struct request *r);

@@ -3,13 +3,14 @@
  * shards.h - several I/O threads in one broker: their mail, and the world that stands still.
  *
  * A *shard* is one struct io with its loop, its thread, and everything that hangs off it: sessions,
- * pools with members and connections, statements, timers, a part of the board.  A session and all it
- * asks for stay with one shard.  Nothing of a shard is touched by another thread, but for:
+ * pools with members and connections, statements, timers, a part of the board.  A session and all
+ * it asks for stay with one shard.  Nothing of a shard is touched by another thread, but for:
  *
  *   mail        a message that the receiving shard deliver()s to itself at the start of a turn
  *   the world   shard 0 has all others stand still between two turns, and may then do anything to
  *               their structures as if it were their thread
- *   lines, tallies   words that say what a shard has and lacks (lending.h), how many connections there
+ *   lines, tallies   words that say what a shard has and lacks (lending.h), how many connections
+ *                    there
  *               are (tally.h)
  *   io_shared   rows and seats, under a lock that is taken when something is opened or attached
  *
@@ -39,7 +40,8 @@ struct shards;
 /* What a message begins with. */
 struct mail {
 	struct cds_wfcq_node node;
-	/* On the receiving shard's thread, or on shard 0's while the world stands still.  m is its. */
+	/* On the receiving shard's thread, or on shard 0's while the world stands still.  m is
+	 * its. */
 	void (*deliver)(struct io *io, struct mail *m);
 };
 
@@ -47,12 +49,12 @@ struct mail {
 
 /*
  * io, which io_init has made, becomes shard 0 of n.  The others are made by io_init_beside, and get
- * parts of io's board; io has one as well from then on.  Their threads do not run yet.  Negative: no
- * memory, or no loop; a text was logged.
+ * parts of io's board; io has one as well from then on.  Their threads do not run yet.  Negative:
+ * no memory, or no loop; a text was logged.
  */
 int shards_create(struct io *io, unsigned n, unsigned max_pools, unsigned max_servers) must_use;
-/* Run the loops of the others.  Negative: not all could be started, a text was logged; shards_join runs
- * those until they are dry. */
+/* Run the loops of the others.  Negative: not all could be started, a text was logged; shards_join
+ * runs those until they are dry. */
 int shards_start(struct io *io) must_use;
 /* All loops were closed: wait until they have run dry. */
 void shards_join(struct io *io);
@@ -69,8 +71,8 @@ void shards_post(struct io *to, struct mail *m);
 void shards_ring(struct io *to);
 
 /*
- * Between the two all other shards stand still, no mail is under way, and shard 0 may act for any of
- * them.  May be nested.
+ * Between the two all other shards stand still, no mail is under way, and shard 0 may act for any
+ * of them.  May be nested.
  */
 void shards_stop(struct io *io);
 void shards_go(struct io *io);

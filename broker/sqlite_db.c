@@ -351,8 +351,8 @@ static int set_wal(struct sqlite_db *db, struct sqlite_failure *f)
 	return result;
 }
 
-/* KiB of pages, taken as they are needed.  SQLite's 2 MiB are meant for one of many processes; here a
- * few connections read for all. */
+/* KiB of pages, taken as they are needed.  SQLite's 2 MiB are meant for one of many processes; here
+ * a few connections read for all. */
 #define SQLITE_DB_CACHE "PRAGMA cache_size=-16384"
 
 static int configure(struct sqlite_db *db, struct sqlite_failure *f)

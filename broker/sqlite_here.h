@@ -39,8 +39,8 @@ bool sqlite_here_may_run(const struct statement *stmt);
  */
 bool sqlite_here_run(struct sqlite_here *h, struct exec_job *job, uint64_t now_ns) must_use;
 /*
- * All that had arrived has run.  Between two calls reads share a transaction from the second on, which
- * saves locking and unlocking the log for each.  All of them were submitted before the first
+ * All that had arrived has run.  Between two calls reads share a transaction from the second on,
+ * which saves locking and unlocking the log for each.  All of them were submitted before the first
  * ran, so what they see is not older than they are.
  */
 void sqlite_here_rest(struct sqlite_here *h);

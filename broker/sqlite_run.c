@@ -842,8 +842,9 @@ static void run_reset(struct sqlite_run *run, struct exec_job *job)
 
 void sqlite_run_together(struct sqlite_run *run, bool together)
 {
-	if (run->together && (run->db == NULL || !sqlite_db_in_transaction(run->db) ||
-				     sqlite_db_control(run->db, SQLITE_CONTROL_COMMIT) != SQLITE_OK)) {
+	if (run->together &&
+		(run->db == NULL || !sqlite_db_in_transaction(run->db) ||
+			sqlite_db_control(run->db, SQLITE_CONTROL_COMMIT) != SQLITE_OK)) {
 		roll_back(run);
 	}
 	run->together = together && run->db != NULL &&

@@ -18,10 +18,10 @@
  * failed has left nothing behind (SQLite's INSERT OR FAIL keeps half of its rows otherwise).
  *
  * Group commit.  While such a transaction is open, further autocommit writes join it, each in a
- * savepoint, until the host has no more of them (it may wait a little).  A member that fails is rolled
- * back to its savepoint and fails alone.  The answers go out after the COMMIT, so they mean what
- * they would mean without the group.  If the whole transaction is lost (SQLite rolled it back, or
- * COMMIT failed), nothing of it is in the database and nobody was answered: the members run
+ * savepoint, until the host has no more of them (it may wait a little).  A member that fails is
+ * rolled back to its savepoint and fails alone.  The answers go out after the COMMIT, so they mean
+ * what they would mean without the group.  If the whole transaction is lost (SQLite rolled it back,
+ * or COMMIT failed), nothing of it is in the database and nobody was answered: the members run
  * again, one by one, each in a transaction of its own.  The first one may publish rows while it
  * runs, but then nobody joins it; the rows of the others are kept until the COMMIT, and one with
  * more than EXEC_BLOCK_SIZE of them leaves the group and runs by itself.

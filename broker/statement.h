@@ -33,9 +33,12 @@ struct statement {
 	uint32_t refs;
 	uint32_t traits; /* enum statement_trait */
 	uint64_t uses;
-	uint64_t quick_ns; /* about the shortest time it took lately, 0: never ran; see request_is_quick */
-	uint64_t serve_ns; /* time the server spends on one, on average of late: with others behind it */
-	_Atomic int readonly; /* SQLite: 1 it only reads, 0 it writes, -1 not known yet; set from the
+	/* about the shortest time it took lately, 0: never ran; see request_is_quick */
+	uint64_t quick_ns;
+	/* time the server spends on one, on average of late: with others behind it */
+	uint64_t serve_ns;
+	_Atomic int
+		readonly; /* SQLite: 1 it only reads, 0 it writes, -1 not known yet; set from the
 	                         first word, then by executors */
 	int brief; /* SQLite: how far it has proved to be short, see sqlite_here.c; I/O thread */
 	struct statement *chain; /* hash bucket */
@@ -49,7 +52,8 @@ struct statements;
 /* Keeps at most `limit` texts that nobody references. */
 struct statements *statements_create(unsigned limit) must_use;
 void statements_destroy(struct statements *s);
-/* Of several registries whose statements meet on the same connections: ids are first, first + step, … */
+/* Of several registries whose statements meet on the same connections: ids are first, first + step,
+ * … */
 void statements_number(struct statements *s, uint32_t first, uint32_t step);
 
 /* Find or add; takes a reference.  NULL: out of memory. */

@@ -2,8 +2,8 @@
 /*
  * stream.c - writing results into a worker's arena: the driver's half of request.h.
  *
- * A row is encoded straight into the current chunk when it fits, which is nearly always; the rest of
- * this file is for rows that straddle chunks and workers that do not read.
+ * A row is encoded straight into the current chunk when it fits, which is nearly always; the rest
+ * of this file is for rows that straddle chunks and workers that do not read.
  */
 #include "request_core.h"
 
@@ -109,7 +109,8 @@ void stream_encode_row(void *buf, unsigned ncells, const struct stream_cell *cel
  * Piece of the encoded row that starts at *at, within the part [start, start + len): write what is
  * left of it.  False: arena full, *at says how far it came.
  */
-static bool put_piece(struct request *r, uint64_t *at, uint64_t *start, const void *bytes, uint64_t len)
+static bool put_piece(
+	struct request *r, uint64_t *at, uint64_t *start, const void *bytes, uint64_t len)
 {
 	uint64_t skip = *at > *start ? *at - *start : 0;
 

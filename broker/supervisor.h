@@ -9,9 +9,9 @@
  *   supervisor ──fork──▶ broker     its own process group, dies with the supervisor (PDEATHSIG)
  *              ──exec──▶ COMMAND    its own process group, foreground of the terminal if we were
  *
- * Configuration.  On SIGHUP the broker process reads it again (broker.h) and so does the supervisor,
- * which keeps the last one that was good: a broker that is restarted begins with that, or with a
- * newer one if the file has a good one by then.
+ * Configuration.  On SIGHUP the broker process reads it again (broker.h) and so does the
+ * supervisor, which keeps the last one that was good: a broker that is restarted begins with that,
+ * or with a newer one if the file has a good one by then.
  *
  * Runs alone in its process: no threads.
  */
@@ -27,7 +27,8 @@
 
 struct supervisor_job {
 	const struct config *cfg;
-	const struct config_source *source; /* of cfg, which is read again on SIGHUP and before a broker
+	const struct config_source
+		*source; /* of cfg, which is read again on SIGHUP and before a broker
 	                                       is restarted; NULL: cfg is for ever */
 	char *const *command; /* NULL-terminated, at least the program */
 	int (*serve)(const struct config *cfg, const struct broker_start *start); /* broker_main */

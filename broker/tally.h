@@ -2,16 +2,16 @@
 /*
  * tally.h - how many connections there are of one kind, over all I/O threads.
  *
- * A server has one tally, which all I/O threads share; and so has each pool for each of its servers.
- * Opening and closing change them, work does not: no statement touches one, but for those that are
- * known to take long.
+ * A server has one tally, which all I/O threads share; and so has each pool for each of its
+ * servers.  Opening and closing change them, work does not: no statement touches one, but for those
+ * that are known to take long.
  *
  *   CLOSED --reserved--> OPENING ----> READY ----> CLOSING ----> CLOSED
  *                           +------------+----------------------->+
  *
- * A connection counts from when it is reserved (member.c, under the lock of struct io_shared, so that
- * limits hold for all threads at once) until it is CLOSED; while it is being lent (lending.h) it goes
- * on counting.
+ * A connection counts from when it is reserved (member.c, under the lock of struct io_shared, so
+ * that limits hold for all threads at once) until it is CLOSED; while it is being lent (lending.h)
+ * it goes on counting.
  */
 #ifndef BROKER_TALLY_H
 #define BROKER_TALLY_H

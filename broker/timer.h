@@ -2,9 +2,9 @@
 /*
  * timer.h - many deadlines, cheaply: a hashed timing wheel of TIMER_TICK_MS slots.
  *
- * Insert and remove are O(1); expiry is late by at most one tick.  One wheel per I/O thread, used by
- * that thread only.  Source: Varghese and Lauck, "Hashed and Hierarchical Timing Wheels", SOSP 1987,
- * scheme 6.
+ * Insert and remove are O(1); expiry is late by at most one tick.  One wheel per I/O thread, used
+ * by that thread only.  Source: Varghese and Lauck, "Hashed and Hierarchical Timing Wheels", SOSP
+ * 1987, scheme 6.
  */
 #ifndef BROKER_TIMER_H
 #define BROKER_TIMER_H

@@ -12,7 +12,8 @@
 
 struct attach_options {
 	const char *path; /* NULL: look for it, see <shmbroker.h> */
-	const char *dir; /* where relative paths start; the process may have changed its directory */
+	/* where relative paths start; the process may have changed its directory */
+	const char *dir;
 	const char *name;
 	const char *pool;
 	uint32_t result_kib;

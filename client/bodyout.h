@@ -29,7 +29,8 @@ struct bodyout {
 	int (*more)(struct bodyout *o);
 };
 
-/* Bytes of the whole body; 0: a parameter is invalid (*bad is its index) or too long (*bad is -1). */
+/* Bytes of the whole body; 0: a parameter is invalid (*bad is its index) or too long (*bad is
+ * -1). */
 uint64_t bodyout_measure(const struct body_spec *s, int *bad);
 
 /* 0, or what more() returned. */

@@ -135,16 +135,16 @@ int chan_copy(
 void chan_publish(struct chan *c);
 /* Index of a pool by name, from the board; BROKER_E_ARGUMENT if there is none. */
 int chan_pool(const struct chan *c, const char *name) must_use;
-/* Name of the server in a row of the board, kept as long as the channel; "" if it is not known.  Not
- * in a child that has not entered the handle: it lacks the board. */
+/* Name of the server in a row of the board, kept as long as the channel; "" if it is not known.
+ * Not in a child that has not entered the handle: it lacks the board. */
 const char *chan_server(struct chan *c, uint16_t row);
 
 /* -- waiting (wait.c) ------------------------------------------------------------------------ */
 
 /*
  * Publish, give back what is due, and sleep until something may have changed; at most until
- * until_ns (0: no limit).  want_room: also wake when the broker took requests.  Notices the broker's
- * end.  false: until_ns has passed.
+ * until_ns (0: no limit).  want_room: also wake when the broker took requests.  Notices the
+ * broker's end.  false: until_ns has passed.
  */
 bool chan_sleep(struct chan *c, uint64_t until_ns, bool want_room) must_use;
 /* Wait until something arrives for r (r->news) or it ends; r NULL: until a ticket is ready.

@@ -15,9 +15,11 @@
  *     broker_detach(&b);
  *
  * Errors.    Functions that can fail return 0 (or a positive count) or a negative BROKER_E_ code;
- *            broker_error() then has the details.  errors.def lists every code with what to do next.
+ *            broker_error() then has the details.  errors.def lists every code with what to do
+ *            next.
  * Threads.   One handle per thread: a handle, its results and its leases may be used only by the
- *            thread that attached it (BROKER_E_THREAD otherwise).  Different handles are independent.
+ *            thread that attached it (BROKER_E_THREAD otherwise).  Different handles are
+ *            independent.
  * Fork.      A child may use a handle inherited from its parent: the library notices and attaches
  *            anew by itself.  Leases and results of the parent are not the child's
  *            (BROKER_E_FORKED); freeing them in the child is allowed and touches nothing of the
@@ -100,7 +102,8 @@ enum broker_outcome {
 struct broker_error {
 	int code; /* BROKER_E_ */
 	enum broker_outcome outcome;
-	bool retry_safe; /* the same call may be repeated without harm and has a chance to succeed */
+	/* the same call may be repeated without harm and has a chance to succeed */
+	bool retry_safe;
 	char sqlstate[6]; /* five characters, or "" when the database was not involved */
 	const char *message; /* never NULL */
 	const char *detail; /* "" if none */
@@ -110,8 +113,8 @@ struct broker_error {
 /*
  * Details of the last call on this handle that failed.  Texts are valid until the next call fails.
  * b NULL: of the last failed broker_attach in this thread.  Never NULL.  Calls that cannot use the
- * handle leave no details: BROKER_E_THREAD, no handle given, a result or lease of the parent or of a
- * handle that was detached.
+ * handle leave no details: BROKER_E_THREAD, no handle given, a result or lease of the parent or of
+ * a handle that was detached.
  */
 struct broker;
 BROKER_API const struct broker_error *broker_error(const struct broker *b);
@@ -126,8 +129,8 @@ BROKER_API const char *broker_advice(int code);
 
 struct broker_options {
 	/* socket of the broker; NULL: BROKER_FD, then BROKER_SOCKET, then ./shmbroker.sock, then
-	   /run/shmbroker/broker.sock.  Relative paths keep their meaning when the process changes its
-	   directory later */
+	   /run/shmbroker/broker.sock.  Relative paths keep their meaning when the process changes
+	   its directory later */
 	const char *path;
 	const char *name; /* of this application, shown in brokerstat; NULL: the program's name */
 	const char *pool; /* pool for calls that name none; NULL: the broker's first */
@@ -228,18 +231,19 @@ struct broker_lease;
 struct broker_result;
 
 enum broker_call_flag {
-	/* the statement only reads: it may share a connection, run on a standby, and be repeated by the
-	   broker; a write fails with SQLSTATE 25006.  In a transaction give it to broker_begin instead */
+	/* the statement only reads: it may share a connection, run on a standby, and be repeated by
+	   the broker; a write fails with SQLSTATE 25006.  In a transaction give it to broker_begin
+	   instead */
 	BROKER_READONLY = 1,
 	/* expect a large result: a connection of its own, rows come as they are read */
 	BROKER_STREAM = 2,
 	BROKER_SERIALIZABLE = 4, /* isolation level, for broker_begin alone */
 	BROKER_REPEATABLE_READ = 8, /* as above; not both */
-	/* with BROKER_READONLY: see what this worker wrote before, on this handle, by calls that have
-	   returned.  A standby answers only once it has that, else the primary, so it may wait longer.
-	   Without BROKER_READONLY, and inside a lease, it changes nothing: give it to broker_lease or
-	   broker_begin instead.  What was written before the broker was restarted, or by another
-	   worker, may be missing */
+	/* with BROKER_READONLY: see what this worker wrote before, on this handle, by calls that
+	   have returned.  A standby answers only once it has that, else the primary, so it may wait
+	   longer.  Without BROKER_READONLY, and inside a lease, it changes nothing: give it to
+	   broker_lease or broker_begin instead.  What was written before the broker was restarted,
+	   or by another worker, may be missing */
 	BROKER_FRESH = 16,
 	/* nobody waits for it: while all connections are busy, interactive requests that came up to
 	   batch_patience (broker.conf(5)) later go first.  Inside a lease it changes nothing */
@@ -305,9 +309,9 @@ BROKER_API int broker_cancel(struct broker *b, uint64_t ticket) BROKER_MUST_USE;
 /*
  * A descriptor that becomes readable when a submitted statement may be collected or the broker is
  * gone.  For event loops: poll for input, then call broker_collect(b, 0, 0, …) until it returns
- * BROKER_E_PENDING.  Blocking calls may be made in between: what they take in for other tickets makes
- * the descriptor readable as well.  Owned by the handle; changes when the handle attaches anew, so
- * ask after every error.  Negative BROKER_E_ code on failure.
+ * BROKER_E_PENDING.  Blocking calls may be made in between: what they take in for other tickets
+ * makes the descriptor readable as well.  Owned by the handle; changes when the handle attaches
+ * anew, so ask after every error.  Negative BROKER_E_ code on failure.
  */
 BROKER_API int broker_fd(struct broker *b) BROKER_MUST_USE;
 
@@ -317,8 +321,8 @@ BROKER_API int broker_fd(struct broker *b) BROKER_MUST_USE;
 
 /*
  * Step to the next row.  1: there is one.  0: no more.  Negative: the statement failed while its
- * rows were read, codes as broker_exec; rows before were valid.  BROKER_E_LEASE: the lease was rolled
- * back or released before the rows had arrived.
+ * rows were read, codes as broker_exec; rows before were valid.  BROKER_E_LEASE: the lease was
+ * rolled back or released before the rows had arrived.
  * Pointers from getters are valid until the next call of broker_next or broker_result_free on the
  * same result.
  *
@@ -380,17 +384,18 @@ BROKER_API int broker_get_timestamp(struct broker_result *r, int col,
 	int64_t *microseconds) BROKER_MUST_USE;
 
 /*
- * Name of the server that answered, as the broker's configuration has it: tells a standby or a fallback
- * from the primary.  "" if it is not known: nothing was answered yet, the statement failed before a
- * server had it, the server has been removed since, or r is not of this process, thread or attachment.
- * Never NULL.  Valid until the result is freed.
+ * Name of the server that answered, as the broker's configuration has it: tells a standby or a
+ * fallback from the primary.  "" if it is not known: nothing was answered yet, the statement failed
+ * before a server had it, the server has been removed since, or r is not of this process, thread or
+ * attachment.  Never NULL.  Valid until the result is freed.
  */
 BROKER_API const char *broker_server(const struct broker_result *r);
 
 /*
- * The same for the last call on this handle that returned the outcome of a statement, COPY or COMMIT:
- * broker_exec, broker_collect, broker_copy_end, broker_commit and savepoints; for those that leave no
- * result.  "" if no server was involved.  Never NULL.  Valid until the next call on this handle.
+ * The same for the last call on this handle that returned the outcome of a statement, COPY or
+ * COMMIT: broker_exec, broker_collect, broker_copy_end, broker_commit and savepoints; for those
+ * that leave no result.  "" if no server was involved.  Never NULL.  Valid until the next call on
+ * this handle.
  */
 BROKER_API const char *broker_last_server(const struct broker *b);
 
@@ -422,14 +427,15 @@ BROKER_API int broker_begin(struct broker *b, const struct broker_call *call,
 /*
  * Commit, give the connection back, set *l to NULL in every case.  timeout_ms as in broker_call.
  * 0: durable as the database is configured.
- * BROKER_E_TX_ABORTED, _DATABASE, _LEASE: rolled back.  BROKER_E_OUTCOME_UNKNOWN, _LOST with outcome
- * BROKER_UNKNOWN: it may be committed, look.  Any other: it was not sent, and is rolled back.
+ * BROKER_E_TX_ABORTED, _DATABASE, _LEASE: rolled back.  BROKER_E_OUTCOME_UNKNOWN, _LOST with
+ * outcome BROKER_UNKNOWN: it may be committed, look.  Any other: it was not sent, and is rolled
+ * back.
  */
 BROKER_API int broker_commit(struct broker_lease **l, int64_t timeout_ms) BROKER_MUST_USE;
 
 /*
- * Roll back, give the connection back, set *l to NULL.  l and *l may be NULL.  Does not wait for the
- * answer.  Results of the lease whose rows have not all arrived fail (BROKER_E_LEASE).
+ * Roll back, give the connection back, set *l to NULL.  l and *l may be NULL.  Does not wait for
+ * the answer.  Results of the lease whose rows have not all arrived fail (BROKER_E_LEASE).
  */
 BROKER_API void broker_rollback(struct broker_lease **l);
 
@@ -457,7 +463,8 @@ BROKER_API int broker_copy_in(struct broker *b, const char *sql, const struct br
 	struct broker_copy **out) BROKER_MUST_USE;
 /* Send data; any cut.  An error ends the COPY; broker_copy_end must still be called.  The time-out
  * of the call that started the COPY covers all of it. */
-BROKER_API int broker_copy_write(struct broker_copy *c, const void *data, size_t len) BROKER_MUST_USE;
+BROKER_API int broker_copy_write(
+	struct broker_copy *c, const void *data, size_t len) BROKER_MUST_USE;
 /* Start COPY … TO STDOUT. */
 BROKER_API int broker_copy_out(struct broker *b, const char *sql, const struct broker_call *call,
 	struct broker_copy **out) BROKER_MUST_USE;

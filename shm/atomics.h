@@ -9,8 +9,8 @@
  *   publish(p, v)   store-release: everything written before it is visible to whoever observes v
  *   observe(p)      load-acquire: pairs with publish
  *   put(p, v)       relaxed store of a word that orders nothing (counters, flags before a fence)
- *   get(p)          relaxed load; also the "read a peer's word exactly once" primitive: the compiler
- *                   may not read it a second time after it was validated
+ *   get(p)          relaxed load; also the "read a peer's word exactly once" primitive: the
+ *                   compiler may not read it a second time after it was validated
  *   full_fence()    orders stores before it against loads after it; only for the doorbell pair
  *   read_fence()    orders loads before it against loads after it; only for sequence-lock readers
  *   write_fence()   orders stores before it against stores after it; only for sequence-lock writers
@@ -22,8 +22,8 @@
  *   exchange(p, v)        store v; the value before
  *   replace_if(p, o, v)   store v if it is o; false: it is something else
  *
- * The model checker (tests/model) defines SHM_MODEL and supplies every access itself.  It keeps loads
- * in program order, so it says nothing about read_fence() and the acquire half of observe().
+ * The model checker (tests/model) defines SHM_MODEL and supplies every access itself.  It keeps
+ * loads in program order, so it says nothing about read_fence() and the acquire half of observe().
  */
 #ifndef SHM_ATOMICS_H
 #define SHM_ATOMICS_H
@@ -35,7 +35,8 @@ _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2,
 	"words shared between processes must be lock-free");
 
 #ifdef SHM_MODEL
-/* Each access is a scheduling point of the model checker, and stores pass through its store buffer. */
+/* Each access is a scheduling point of the model checker, and stores pass through its store
+ * buffer. */
 uint64_t model_load(const volatile void *p, unsigned size);
 void model_store(volatile void *p, uint64_t v, unsigned size, int release);
 void model_full_fence(void);
@@ -51,7 +52,7 @@ void model_write_fence(void);
 #define observe(p)    atomic_load_explicit((p), memory_order_acquire)
 #define put(p, v)     atomic_store_explicit((p), (v), memory_order_relaxed)
 #define get(p)        atomic_load_explicit((p), memory_order_relaxed)
-#define bump(p, n)    (atomic_store_explicit((p), atomic_load_explicit((p), memory_order_relaxed) + (n), memory_order_relaxed))
+#define bump(p, n)    put((p), get(p) + (n))
 /* clang-format on */
 #endif
 

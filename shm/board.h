@@ -18,11 +18,11 @@
  *      SAMPLES     struct slow_slot            some of the others, see slowring.h
  *      SHAPES      struct shape_row            what each shape of statement cost, see shape.h
  *
- * Threads.  One thread makes every call between board_create and board_destroy.  Several threads have
- * a *part* each (board_part): what they count stays in the part, and board_sum, called now and then,
- * shows the sums.  Rows belong to whoever was given them.  Events and single statements are written
- * under a lock, each shape of statement by the part whose rows it is in: a shape that several parts
- * met has a row of each, which readers add up.
+ * Threads.  One thread makes every call between board_create and board_destroy.  Several threads
+ * have a *part* each (board_part): what they count stays in the part, and board_sum, called now and
+ * then, shows the sums.  Rows belong to whoever was given them.  Events and single statements are
+ * written under a lock, each shape of statement by the part whose rows it is in: a shape that
+ * several parts met has a row of each, which readers add up.
  * Progress.  Every call but create and destroy is wait-free and makes no system call, except that
  * board_event and board_slow read the clock; with parts these two and board_sample take the lock.
  *
@@ -79,9 +79,9 @@ int board_create(const struct segment_identity *id, const struct board_geometry 
 void board_destroy(struct board **b);
 
 /*
- * A part of b for one of `of` threads, number `n`, made before any of them works; from then on b itself
- * is only for board_sum, which one thread calls, and for board_destroy, after that of all parts.
- * NULL: no memory.
+ * A part of b for one of `of` threads, number `n`, made before any of them works; from then on b
+ * itself is only for board_sum, which one thread calls, and for board_destroy, after that of all
+ * parts.  NULL: no memory.
  */
 struct board *board_part(struct board *b, unsigned n, unsigned of) must_use;
 /*
@@ -258,14 +258,16 @@ struct board_conn_info {
 	uint32_t pool, server; /* rows */
 	uint32_t state; /* enum board_conn_state */
 	int32_t backend_pid; /* 0 = not known */
-	uint32_t worker_slot; /* who holds the lease, or without one asked for what runs; BOARD_NONE */
+	/* who holds the lease, or without one asked for what runs; BOARD_NONE */
+	uint32_t worker_slot;
 	uint32_t in_flight;
 	uint64_t generation; /* of the slot */
 	uint64_t connected_ns;
 	uint64_t since_ns; /* of state */
 	uint64_t lease_ns; /* lease since, 0 = none */
 	uint64_t statements; /* run on it so far */
-	uint64_t fingerprint; /* shape of what runs on it, or ran last; 0 = not known.  See shape.h */
+	/* shape of what runs on it, or ran last; 0 = not known.  See shape.h */
+	uint64_t fingerprint;
 	uint64_t statement_ns; /* it runs since, 0 = nothing runs */
 };
 

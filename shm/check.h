@@ -35,7 +35,9 @@ check_failed(const char *what, const char *file, int line, const char *func)
 #else
 #define check_slow(x) check(x)
 #define never(x)                                                                                   \
-	(__builtin_expect(!!(x), 0) ? (check_failed("never: " #x, __FILE__, __LINE__, __func__), 1) : 0)
+	(__builtin_expect(!!(x), 0)                                                                \
+			? (check_failed("never: " #x, __FILE__, __LINE__, __func__), 1)            \
+			: 0)
 #endif
 
 #define validate(x, err)                                                                           \

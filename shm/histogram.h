@@ -39,8 +39,8 @@
 		<< HISTOGRAM_SUB_BITS)
 
 /*
- * Record of section HISTOGRAMS.  Writer: the I/O thread; of several, the first, with sums (board.h).  Parameters are constant after creation;
- * all other words are relaxed, each by itself.
+ * Record of section HISTOGRAMS.  Writer: the I/O thread; of several, the first, with sums
+ * (board.h).  Parameters are constant after creation; all other words are relaxed, each by itself.
  *    0 unit_shift  4 sub_bits  8 nbuckets  12 reserved  16 sum_ns  24 max_ns  64 bucket[]
  */
 struct histogram {

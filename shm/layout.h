@@ -9,13 +9,13 @@
  *   W  per worker  that worker writes; the broker reads         submission ring, request arena
  *   B  per worker  broker writes; that worker reads             completion ring, result arena
  *
- * Rules: one writer per mapping.  Offsets, never pointers.  Positions are 64 bit, only grow, and are
- * compared by subtraction.  Cache lines of different writers are 128 bytes apart.  Whatever the
+ * Rules: one writer per mapping.  Offsets, never pointers.  Positions are 64 bit, only grow, and
+ * are compared by subtraction.  Cache lines of different writers are 128 bytes apart.  Whatever the
  * broker reads from W is input, not truth: it copies a word once, checks the copy and acts on the
  * copy.
  *
- * Version: SHM_MAJOR changes when an old reader would misread; SHM_MINOR when something was added at
- * the end of a section or as a new section.  Readers accept any minor of their major.
+ * Version: SHM_MAJOR changes when an old reader would misread; SHM_MINOR when something was added
+ * at the end of a section or as a new section.  Readers accept any minor of their major.
  */
 #ifndef SHM_LAYOUT_H
 #define SHM_LAYOUT_H
@@ -86,7 +86,8 @@ struct shm_header {
 	uint64_t total_len; /* bytes of the segment */
 	uint8_t boot_id[16]; /* /proc/sys/kernel/random/boot_id: segments do not outlive a boot */
 	uint64_t broker_start_ns; /* CLOCK_BOOTTIME when the broker started */
-	uint64_t broker_start_ticks; /* field 22 of /proc/PID/stat: with the pid, names the process */
+	/* field 22 of /proc/PID/stat: with the pid, names the process */
+	uint64_t broker_start_ticks;
 	int32_t broker_pid;
 	uint32_t nsections;
 	uint64_t incarnation; /* W, B: number of this attach; S, Q: 0 */
@@ -168,11 +169,12 @@ enum req_op {
 	REQ_ROLLBACK = 5, /* ROLLBACK and give the connection back */
 	REQ_RELEASE = 6, /* give the connection back; an open transaction is rolled back */
 	REQ_COPY_IN = 7, /* in a lease: body is the COPY ... FROM STDIN statement; completion
-	                    COMP_COPY_READY, then REQ_COPY_DATA*, then REQ_COPY_END, then COMP_DONE */
+	                    COMP_COPY_READY, then REQ_COPY_DATA*, REQ_COPY_END, COMP_DONE */
 	REQ_COPY_OUT = 8, /* in a lease: body is COPY ... TO STDOUT; COMP_DATA* then COMP_DONE */
-	REQ_COPY_DATA = 9, /* `target` is the id of the REQ_COPY_IN; body bytes are data; unanswered */
-	REQ_COPY_END = 10, /* `target`; empty body: finish; otherwise: fail with this text; unanswered
-	                      (the REQ_COPY_IN itself is answered) */
+	/* `target` is the id of the REQ_COPY_IN; body bytes are data; unanswered */
+	REQ_COPY_DATA = 9,
+	REQ_COPY_END = 10, /* `target`; empty body: finish; otherwise: fail with this text;
+	                      unanswered (the REQ_COPY_IN itself is answered) */
 	REQ_CANCEL = 11, /* `target` is the id of the request to cancel; unanswered */
 	REQ_DETACH = 12, /* polite end */
 	REQ_OP_COUNT
@@ -229,9 +231,9 @@ struct shm_param {
 
 /*
  * Types of parameters and cells; numbers equal enum broker_type of <shmbroker.h>.
- * A cell has in addition an encoding: CELL_NATIVE as below, or CELL_PGTEXT, PostgreSQL's text output
- * which the client library converts when asked (the broker copies result bytes once, untouched).
- * Parameters are always native.
+ * A cell has in addition an encoding: CELL_NATIVE as below, or CELL_PGTEXT, PostgreSQL's text
+ * output which the client library converts when asked (the broker copies result bytes once,
+ * untouched).  Parameters are always native.
  *
  *   type        native bytes
  *   NULL        none
@@ -383,7 +385,7 @@ struct attach_ready {
 	uint32_t reserved;
 };
 
-/* ------------------------------------------------------------------------------------------------ */
+/* ---------------------------------------------------------------------------------------------- */
 
 /* True if [off, off + len) lies inside [0, size); cannot overflow. */
 static inline bool span_ok(uint64_t off, uint64_t len, uint64_t size)

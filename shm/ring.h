@@ -82,7 +82,8 @@ static inline uint32_t ring_out_space(struct ring_out *r)
 	return used >= r->count ? 0 : r->count - (uint32_t)used;
 }
 
-/* Copy the 8 words of one descriptor with relaxed atomic accesses: exactly one read and one write. */
+/* Copy the 8 words of one descriptor with relaxed atomic accesses: exactly one read and one
+ * write. */
 static inline void ring_copy_slot(void *dst, const void *src)
 {
 	_Atomic uint64_t *d = dst;
@@ -119,7 +120,8 @@ static inline void ring_take(struct ring_in *r, void *desc)
 	r->next++;
 }
 
-/* Give the slots taken so far (and what the caller ties to them) back.  Pairs with ring_out_space. */
+/* Give the slots taken so far (and what the caller ties to them) back.  Pairs with
+ * ring_out_space. */
 static inline void ring_retire(struct ring_in *r)
 {
 	publish(r->head, r->next);

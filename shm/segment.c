@@ -206,8 +206,8 @@ static int make_read_only(int *fd)
 }
 
 int segment_create(const char *name, uint32_t role, uint64_t incarnation,
-	const struct segment_identity *id, const struct segment_plan *plan, unsigned nplan, void **map,
-	uint64_t *len)
+	const struct segment_identity *id, const struct segment_plan *plan, unsigned nplan,
+	void **map, uint64_t *len)
 {
 	struct shm_header h;
 	int prot = role == SHM_ROLE_WORKER ? PROT_READ : PROT_READ | PROT_WRITE;
@@ -253,7 +253,8 @@ err_fd:
 
 static int verify_header(const struct shm_header *h, uint32_t role, uint64_t len)
 {
-	uint64_t seen = observe(&h->magic); /* pairs with the pwrite of the magic in segment_create */
+	/* pairs with the pwrite of the magic in segment_create */
+	uint64_t seen = observe(&h->magic);
 
 	validate(seen == SHM_MAGIC && h->endian == SHM_ENDIAN, -EPROTO);
 	validate(h->major == SHM_MAJOR, -EPROTONOSUPPORT);
@@ -278,8 +279,8 @@ int segment_attach(int fd, uint32_t role, bool writable, void **map, uint64_t *l
 		return -errno;
 	}
 	validate(st.st_size >= (off_t)SHM_PAGE, -EPROTO);
-	m = mmap(NULL, (size_t)st.st_size, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED,
-		fd, 0);
+	m = mmap(NULL, (size_t)st.st_size, writable ? PROT_READ | PROT_WRITE : PROT_READ,
+		MAP_SHARED, fd, 0);
 	if (m == MAP_FAILED) {
 		return -errno;
 	}

@@ -53,8 +53,8 @@ bool segment_writer_alive(const struct shm_header *h);
  * Returns the descriptor to pass on, owned by the caller, or -errno.
  */
 int segment_create(const char *name, uint32_t role, uint64_t incarnation,
-	const struct segment_identity *id, const struct segment_plan *plan, unsigned nplan, void **map,
-	uint64_t *len) must_use;
+	const struct segment_identity *id, const struct segment_plan *plan, unsigned nplan,
+	void **map, uint64_t *len) must_use;
 
 /* The two steps of it that files share (segfile.h): fill a header, with total_len; write it to the
  * start of a file, magic last.  The latter returns 0 or -errno. */

@@ -10,10 +10,11 @@
  *   writer       X      X      X      -
  *   read         -      -      -      -
  *
- * Writer: the broker's I/O thread; with several, each has a table of its own on a share of the rows,
- * and readers add up the rows of one shape.  Finding and counting take constant time and write a few
- * words; adding to a full table looks at each row's uses once.  No call but shape_table_create needs
- * memory or the clock.  Death of the writer leaves at most one row half written; readers mark it.
+ * Writer: the broker's I/O thread; with several, each has a table of its own on a share of the
+ * rows, and readers add up the rows of one shape.  Finding and counting take constant time and
+ * write a few words; adding to a full table looks at each row's uses once.  No call but
+ * shape_table_create needs memory or the clock.  Death of the writer leaves at most one row half
+ * written; readers mark it.
  *
  * Q holds no literal of any statement here, but names of tables: only monitors may read it.
  */

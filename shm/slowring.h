@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * slowring.h - single statements, in sections SLOW and SAMPLES of segment Q: fixed slots, the newest
- * overwrite the oldest.
+ * slowring.h - single statements, in sections SLOW and SAMPLES of segment Q: fixed slots, the
+ * newest overwrite the oldest.
  *
  * Record n (1, 2, 3, ...) goes to slot (n - 1) % slots and is stamped with the sequence 2 n (see
  * seqlock.h: odd while it is written).  There is no shared head: readers look at all stamps, so no
@@ -12,8 +12,8 @@
  *   write        X      -
  *   read         -      -
  *
- * Writer: the broker's I/O thread (of several, one at a time, see board.h), wait-free, about 2 KiB of
- * stores.  Death of the writer leaves at most one slot half written; readers skip it.
+ * Writer: the broker's I/O thread (of several, one at a time, see board.h), wait-free, about 2 KiB
+ * of stores.  Death of the writer leaves at most one slot half written; readers skip it.
  *
  * Q holds statement texts, which are the business of other workers: only monitors may read it.
  */

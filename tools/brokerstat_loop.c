@@ -231,7 +231,8 @@ static void notice_filter(struct sample *s, const struct stat_options *opt, cons
 	series_free(&l);
 }
 
-/* A broker that was replaced: what it logged since we looked last, most likely what led to its end. */
+/* A broker that was replaced: what it logged since we looked last, most likely what led to its
+ * end. */
 static int last_words(struct reader *r, const struct stat_options *opt, struct follow *fo)
 {
 	bool logs = opt->view == STAT_SLOW || opt->view == STAT_EVENTS;

@@ -39,7 +39,8 @@ static uint64_t worker_rank(const struct sample *s, unsigned row)
 	return (w->leases != 0 || w->in_flight != 0 ? UINT64_C(1) << 63 : 0) | (w->active_ns + 1);
 }
 
-/* What is held longest first: leases, and of the statements outside of them those that take long. */
+/* What is held longest first: leases, and of the statements outside of them those that take
+ * long. */
 static uint64_t lease_rank(const struct sample *s, unsigned row)
 {
 	const struct board_conn_info *c = &s->conns[row].info;

@@ -145,8 +145,8 @@ static void explain(int err, const char *name, const struct reader *r, char *tex
 		break;
 	case -EACCES:
 		snprintf(text, len,
-			"%s may not be read by this user; whom socket_mode of broker.conf lets open "
-			"the broker's socket may",
+			"%s may not be read by this user; whom socket_mode of broker.conf lets "
+			"open the broker's socket may",
 			r->path);
 		break;
 	default:

@@ -111,7 +111,8 @@ int reader_snapshot(struct reader *r, bool texts, struct snapshot *out) must_use
 /* Path of the board in use, or that was recorded. */
 const char *reader_path(const struct reader *r);
 
-/* Whether a new broker has replaced the board; what the old one left can be read until it is followed. */
+/* Whether a new broker has replaced the board; what the old one left can be read until it is
+ * followed. */
 bool reader_is_replaced(const struct reader *r);
 
 /* If a new broker has replaced the board, switch to it: true. */
@@ -146,7 +147,8 @@ const char *sample_server_name(const struct sample *s, uint32_t server, char buf
 /* Seconds from a row's CLOCK_MONOTONIC stamp to the sample; 0 if there is none. */
 double sample_age(const struct sample *s, uint64_t stamp_ns);
 
-/* Since when a worker holds the connection, by a lease or by a statement outside one; 0: none does. */
+/* Since when a worker holds the connection, by a lease or by a statement outside one; 0: none
+ * does. */
 uint64_t conn_held_ns(const struct board_conn_info *c);
 
 /* "running", "stalled", "stopped", "dead". */

@@ -25,27 +25,26 @@ enum field {
 	FIELD_SAMPLED,
 };
 
-/* clang-format off */
 const struct slow_field slow_fields[SLOW_FIELDS] = {
-	[FIELD_MS]          = {{"ms",          QUERY_NUMBER}, "run time in milliseconds"},
-	[FIELD_RUN]         = {{"run",         QUERY_NUMBER}, "run time, as 0.05, 50ms or 2s"},
-	[FIELD_WAIT]        = {{"wait",        QUERY_NUMBER}, "time in the broker's queue, likewise"},
-	[FIELD_ROWS]        = {{"rows",        QUERY_NUMBER}, "rows returned or changed"},
-	[FIELD_POOL]        = {{"pool",        QUERY_TEXT},   "name of the pool"},
-	[FIELD_SERVER]      = {{"server",      QUERY_TEXT},   "name of the server"},
-	[FIELD_PID]         = {{"pid",         QUERY_NUMBER}, "process of the worker"},
-	[FIELD_TAG]         = {{"tag",         QUERY_TEXT},   "tag of the request"},
-	[FIELD_SQL]         = {{"sql",         QUERY_TEXT},   "text of the statement"},
-	[FIELD_PARAMS]      = {{"params",      QUERY_TEXT},   "its parameters, if the broker keeps them"},
-	[FIELD_BYTES]       = {{"bytes",       QUERY_NUMBER}, "length of the text before it was cut"},
-	[FIELD_CODE]        = {{"code",        QUERY_NUMBER}, "0, or the error's number"},
-	[FIELD_SQLSTATE]    = {{"sqlstate",    QUERY_TEXT},   "five characters, empty if there is none"},
-	[FIELD_FINGERPRINT] = {{"fingerprint", QUERY_TEXT},   "of the statement's shape, 16 hex digits"},
-	[FIELD_NUMBER]      = {{"number",      QUERY_NUMBER}, "of the statement, counted by the broker"},
-	[FIELD_AGE]         = {{"age",         QUERY_NUMBER}, "time since it ended, as 10s or 5m"},
-	[FIELD_SAMPLED]     = {{"sampled",     QUERY_NUMBER}, "1 if it was drawn by lot, not slow"},
+	[FIELD_MS] = {{"ms", QUERY_NUMBER}, "run time in milliseconds"},
+	[FIELD_RUN] = {{"run", QUERY_NUMBER}, "run time, as 0.05, 50ms or 2s"},
+	[FIELD_WAIT] = {{"wait", QUERY_NUMBER}, "time in the broker's queue, likewise"},
+	[FIELD_ROWS] = {{"rows", QUERY_NUMBER}, "rows returned or changed"},
+	[FIELD_POOL] = {{"pool", QUERY_TEXT}, "name of the pool"},
+	[FIELD_SERVER] = {{"server", QUERY_TEXT}, "name of the server"},
+	[FIELD_PID] = {{"pid", QUERY_NUMBER}, "process of the worker"},
+	[FIELD_TAG] = {{"tag", QUERY_TEXT}, "tag of the request"},
+	[FIELD_SQL] = {{"sql", QUERY_TEXT}, "text of the statement"},
+	[FIELD_PARAMS] = {{"params", QUERY_TEXT}, "its parameters, if the broker keeps them"},
+	[FIELD_BYTES] = {{"bytes", QUERY_NUMBER}, "length of the text before it was cut"},
+	[FIELD_CODE] = {{"code", QUERY_NUMBER}, "0, or the error's number"},
+	[FIELD_SQLSTATE] = {{"sqlstate", QUERY_TEXT}, "five characters, empty if there is none"},
+	[FIELD_FINGERPRINT] = {{"fingerprint", QUERY_TEXT},
+		"of the statement's shape, 16 hex digits"},
+	[FIELD_NUMBER] = {{"number", QUERY_NUMBER}, "of the statement, counted by the broker"},
+	[FIELD_AGE] = {{"age", QUERY_NUMBER}, "time since it ended, as 10s or 5m"},
+	[FIELD_SAMPLED] = {{"sampled", QUERY_NUMBER}, "1 if it was drawn by lot, not slow"},
 };
-/* clang-format on */
 
 /* A statement, with room for the text that was asked for. */
 struct slow_row {

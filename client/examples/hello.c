@@ -19,7 +19,8 @@ int main(void)
 	struct broker_result *r;
 
 	need(broker_attach(NULL, &b), NULL);
-	need(broker_exec(b, "CREATE TABLE IF NOT EXISTS greeting (text TEXT)", 0, NULL, NULL, NULL), b);
+	need(broker_exec(b, "CREATE TABLE IF NOT EXISTS greeting (text TEXT)", 0, NULL, NULL, NULL),
+		b);
 	need(broker_exec(b, "INSERT INTO greeting VALUES ($1)", 1,
 		     (struct broker_value[]){broker_text("hello, world")}, NULL, NULL),
 		b);

@@ -3,8 +3,8 @@
  * manfill.c - build-time program: prints a manual page with the tables of options filled in.
  *
  * A line of the template that is `.\" OPTIONS broker` (or server, or pool) becomes the table of
- * that section of config.def, so that the manual cannot differ from what the broker accepts; one that
- * is `.\" ERRORS` becomes the table of errors.def.
+ * that section of config.def, so that the manual cannot differ from what the broker accepts; one
+ * that is `.\" ERRORS` becomes the table of errors.def.
  * @VERSION@ in a line becomes the version.
  */
 #include "option.h"

@@ -145,7 +145,8 @@ static void test_chatter(struct stage *s)
 		(void)raw_send(r.sock, &h, sizeof(h), NULL, 0);
 		(void)raw_send(r.sock, &ready, sizeof(ready), NULL, 0);
 	}
-	is_int(raw_run(&r, stage_sql(s), 10000), COMP_DONE, "2000 messages later it is still served");
+	is_int(raw_run(&r, stage_sql(s), 10000), COMP_DONE,
+		"2000 messages later it is still served");
 	ok(raw_send(r.sock, "", 0, NULL, 0), "an empty one is sent");
 	ok(raw_closed(r.sock, 10000), "which ends it");
 	raw_drop(&r);
@@ -185,8 +186,8 @@ static void test_half_open(struct stage *s)
 			int64_t ms = good_attach(stage_path(s));
 
 			ok(ms >= 0 && ms < 2000 * stage_slowness(),
-				"with %u half-open attaches a worker attaches in no time (%lld ms)", i,
-				(long long)ms);
+				"with %u half-open attaches a worker attaches in no time (%lld ms)",
+				i, (long long)ms);
 		}
 	}
 	ok(wait_until(broker_fds(stage_broker(s)) <= fds + 10, HANDSHAKE_MS * 3),
@@ -208,8 +209,8 @@ static void test_connect_flood(struct stage *s)
 		close(sock);
 	}
 	ms = good_attach(stage_path(s));
-	ok(ms >= 0 && ms < 3000 * stage_slowness(), "after %u connects a worker attaches (%lld ms)", n,
-		(long long)ms);
+	ok(ms >= 0 && ms < 3000 * stage_slowness(), "after %u connects a worker attaches (%lld ms)",
+		n, (long long)ms);
 }
 
 /* Being evicted costs a worker its place only until it goes away. */
@@ -275,8 +276,10 @@ static void test_no_descriptors(struct stage *s)
 	until = wait_clock_ms() + 1000;
 	(void)wait_until(wait_clock_ms() >= until, 2000);
 	cpu = cpu_ms(pid) - cpu;
-	ok(cpu < 300, "out of descriptors the broker waits (%lld ms of processor in 1000)", (long long)cpu);
-	ok(broker_log_count(stage_broker(s), "out of file descriptors") < 30, "and says so now and then");
+	ok(cpu < 300, "out of descriptors the broker waits (%lld ms of processor in 1000)",
+		(long long)cpu);
+	ok(broker_log_count(stage_broker(s), "out of file descriptors") < 30,
+		"and says so now and then");
 	(void)prlimit(pid, RLIMIT_NOFILE, &old, NULL);
 	for (unsigned i = 0; i < array_size(sock); i++) {
 		close(sock[i]);
@@ -337,7 +340,8 @@ static void test_dies_on_the_way(struct stage *s)
 static void test_never_ready(struct stage *s)
 {
 	struct attach_hello h = raw_hello();
-	struct raw a = {.sock = raw_connect(stage_path(s))}, b = {.sock = raw_connect(stage_path(s))};
+	struct raw a = {.sock = raw_connect(stage_path(s))},
+		   b = {.sock = raw_connect(stage_path(s))};
 
 	(void)raw_send(a.sock, &h, sizeof(h), NULL, 0);
 	(void)raw_reply(a.sock, &a.reply, a.fd, 10000);
@@ -432,7 +436,8 @@ static void send_rubbish(int fd, const struct attach_hello *h)
 	must(raw_send(fd, "rubbish", 7, NULL, 0), "rubbish");
 	bad.kind = 77;
 	for (unsigned i = 0; i < array_size(sock); i++) {
-		sock[i] = inherited_hello(fd, i % 2 ? (const void *)&bad : "", i % 2 ? sizeof(bad) : 0, NULL);
+		sock[i] = inherited_hello(
+			fd, i % 2 ? (const void *)&bad : "", i % 2 ? sizeof(bad) : 0, NULL);
 	}
 	still_good("after rubbish");
 	raw_close_fds(sock, array_size(sock));
@@ -478,7 +483,8 @@ static void hand_over(int fd, const struct attach_hello *h)
 	must(waitpid(pid, &status, 0) == pid && status == 0, "a process says hello for another");
 	close(pair[1]);
 	r.sock = pair[0];
-	must(raw_reply(r.sock, &r.reply, r.fd, 10000) > 0 && r.reply.code == 0, "reply to the other");
+	must(raw_reply(r.sock, &r.reply, r.fd, 10000) > 0 && r.reply.code == 0,
+		"reply to the other");
 	raw_map(&r);
 	raw_ready(&r);
 	must(raw_run(&r, "rows 1", 20000) == COMP_DONE, "the maker of the pair is served");

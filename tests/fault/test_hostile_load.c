@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * test_hostile_load.c - more than a worker may ask for: bells without end, results that are never
- * read, statements, texts, leases and bodies without number.  Whoever does it pays for it alone, and
- * the broker's memory stays bounded.
+ * read, statements, texts, leases and bodies without number.  Whoever does it pays for it alone,
+ * and the broker's memory stays bounded.
  */
 #include "atomics.h"
 #include "check.h"
@@ -126,13 +126,15 @@ static void test_sleeping_lies(struct stage *s)
 
 			raw_publish(&r);
 			/* The wakes, bytes on the socket among them, are not read. */
-			answered += wait_until(observe(&r.broker->comp_tail) != r.head, patience()) &&
-				    raw_take(&r, &c) && c.id == id;
+			answered +=
+				wait_until(observe(&r.broker->comp_tail) != r.head, patience()) &&
+				raw_take(&r, &c) && c.id == id;
 			raw_give(&r, c.chunk);
 		}
 		raw_drop(&r);
 	}
-	is_int(answered, array_size(lies) * each, "whatever stands in `sleeping`, there are answers");
+	is_int(answered, array_size(lies) * each,
+		"whatever stands in `sleeping`, there are answers");
 }
 
 /* -- results that nobody reads ----------------------------------------------------------------- */
@@ -234,13 +236,15 @@ static void test_texts(struct stage *s)
 		}
 	}
 	raw_publish(&r);
-	ok(raw_wait(&r, id, &c, patience()) && c.kind == COMP_DONE, "%u distinct texts are served", n);
+	ok(raw_wait(&r, id, &c, patience()) && c.kind == COMP_DONE, "%u distinct texts are served",
+		n);
 	ok(is_small(grown(s, rss), 24), "and do not stay for ever (broker grew by %lld MiB)",
 		(long long)grown(s, rss));
 	raw_drop(&r);
 }
 
-static void send_parts(struct raw *r, struct shm_request *d, const void *bytes, size_t len, size_t piece)
+static void send_parts(
+	struct raw *r, struct shm_request *d, const void *bytes, size_t len, size_t piece)
 {
 	const unsigned char *p = bytes;
 
@@ -336,7 +340,8 @@ static void test_giant_bodies(struct stage *s)
 		abandoned, (long long)grown(s, rss));
 	ok(wait_until(stage_metric(s, "broker_request_memory_bytes") > 0, patience()),
 		"one is still being put together");
-	is_int(raw_run(&r, stage_sql(s), patience()), COMP_DONE, "its worker has thought better of it");
+	is_int(raw_run(&r, stage_sql(s), patience()), COMP_DONE,
+		"its worker has thought better of it");
 	is_int(stage_metric(s, "broker_request_memory_bytes"), 0, "and it is gone");
 	raw_drop(&r);
 	free(body);
@@ -373,7 +378,8 @@ static void test_bodies_in_flight(struct stage *s)
 			raw_give(&r, c.chunk);
 		}
 	}
-	ok(refused >= n - 6 && refused < n, "of %u large bodies in flight %u are refused", n, refused);
+	ok(refused >= n - 6 && refused < n, "of %u large bodies in flight %u are refused", n,
+		refused);
 	ok(is_small(grown(s, rss), 10), "the broker holds the others only (grew by %lld MiB)",
 		(long long)grown(s, rss));
 	raw_drop(&r);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * test_hostile_ring.c - nonsense in the submission ring and in request bodies: positions, ops,
- * lengths, ids, and bytes that change while the broker reads them.  The offender gets an error or is
- * evicted; the witness notices nothing.
+ * lengths, ids, and bytes that change while the broker reads them.  The offender gets an error or
+ * is evicted; the witness notices nothing.
  */
 #include "atomics.h"
 #include "raw.h"
@@ -62,7 +62,8 @@ static void test_tails(struct stage *s)
 	is_int(accepted, 0, "%u impossible tails, forwards and backwards, are refused", tried);
 	ok(tail_is_refused(s, 0), "a tail that steps back to 0 is refused");
 	ok(tail_is_refused(s, 2 + CHAN_RING_SLOTS + 1), "a tail one slot too far is refused");
-	is_int(stage_metric(s, "broker_evictions_total") - before, tried + 2, "each is an eviction");
+	is_int(stage_metric(s, "broker_evictions_total") - before, tried + 2,
+		"each is an eviction");
 }
 
 static void test_comp_head(struct stage *s)
@@ -84,7 +85,8 @@ static void test_comp_head(struct stage *s)
 		answered += raw_wait(&r, id, &c, patience()) && c.kind == COMP_DONE;
 		raw_drop(&r);
 	}
-	is_int(answered, array_size(heads), "lies about the head of the completions change nothing");
+	is_int(answered, array_size(heads),
+		"lies about the head of the completions change nothing");
 }
 
 /* -- descriptors ------------------------------------------------------------------------------- */
@@ -135,7 +137,8 @@ static void test_ops(struct stage *s)
 		}
 		unknown += op >= REQ_OP_COUNT;
 	}
-	is_int(odd, 0, "every op without a body: served, answered with an error, or evicted (%u unknown)",
+	is_int(odd, 0,
+		"every op without a body: served, answered with an error, or evicted (%u unknown)",
 		unknown);
 }
 
@@ -167,7 +170,8 @@ static void test_wild_words(struct stage *s, unsigned seed)
 		}
 		lost += code == UINT32_MAX;
 	}
-	is_int(lost, 0, "descriptors with flipped bits: %u evicted, %u served, none hangs (seed %u)",
+	is_int(lost, 0,
+		"descriptors with flipped bits: %u evicted, %u served, none hangs (seed %u)",
 		evicted, served, seed);
 }
 
@@ -181,15 +185,18 @@ static void test_bad_descriptors(struct stage *s)
 	const struct bad bad[] = {
 		{"length beyond the arena", {.op = REQ_PART, .len = 256 * 1024 + 1}},
 		{"length of 4 GiB", {.op = REQ_PART, .len = UINT32_MAX}},
-		{"body that ends behind the arena", {.op = REQ_PART, .off = 256 * 1024 - 8, .len = 16}},
-		{"offset and length that overflow", {.op = REQ_PART, .off = UINT64_MAX - 7, .len = 64}},
+		{"body that ends behind the arena",
+			{.op = REQ_PART, .off = 256 * 1024 - 8, .len = 16}},
+		{"offset and length that overflow",
+			{.op = REQ_PART, .off = UINT64_MAX - 7, .len = 64}},
 		{"offset at the very end", {.op = REQ_COPY_DATA, .off = UINT64_MAX, .len = 2}},
 		{"reserved word", {.op = REQ_NOP, .reserved = 1}},
 		{"statement id out of range", {.op = REQ_EXEC, .stmt = CHAN_MAX_STMTS}},
 		{"statement id of 2^32-1", {.op = REQ_EXEC, .stmt = UINT32_MAX}},
 		{"pool out of range", {.op = REQ_EXEC, .pool = 1, .len = 16}},
 		{"pool 65535", {.op = REQ_LEASE, .pool = 65535, .len = 16}},
-		{"pool out of range beside a lease id", {.op = REQ_LEASE, .pool = 65535, .lease = 5, .len = 16}},
+		{"pool out of range beside a lease id",
+			{.op = REQ_LEASE, .pool = 65535, .lease = 5, .len = 16}},
 		{"request id 0", {.op = REQ_COMMIT, .id = 0}},
 		{"chunk that was never given", {.op = REQ_NOP, .free_chunk = 0}},
 		{"chunk at the end of the arena", {.op = REQ_NOP, .free_chunk = 255}},
@@ -276,7 +283,8 @@ static void test_lease_twice(struct stage *s)
 	raw_body(&r, &d, body, raw_encode(body, "", "", 0, NULL, 0));
 	raw_push(&r, &d);
 	raw_send_request(&r, &d);
-	is_int(raw_evicted(&r, patience()), -BROKER_E_PROTOCOL, "evicted: the same id for two leases");
+	is_int(raw_evicted(&r, patience()), -BROKER_E_PROTOCOL,
+		"evicted: the same id for two leases");
 	raw_drop(&r);
 }
 
@@ -293,7 +301,8 @@ static void test_chunks(struct stage *s)
 	raw_give(&r, c.chunk);
 	raw_give(&r, c.chunk);
 	raw_publish(&r);
-	is_int(raw_evicted(&r, patience()), -BROKER_E_PROTOCOL, "evicted: a chunk given back twice");
+	is_int(raw_evicted(&r, patience()), -BROKER_E_PROTOCOL,
+		"evicted: a chunk given back twice");
 	raw_drop(&r);
 }
 
@@ -308,7 +317,8 @@ static void test_after_eviction(struct stage *s)
 		(void)raw_lease(&r, 0);
 	}
 	raw_publish(&r);
-	is_int(raw_evicted(&r, patience()), -BROKER_E_PROTOCOL, "evicted with work behind the offence");
+	is_int(raw_evicted(&r, patience()), -BROKER_E_PROTOCOL,
+		"evicted with work behind the offence");
 	for (unsigned i = 0; i < 100; i++) {
 		raw_bell(&r);
 	}
@@ -367,7 +377,8 @@ static void test_heads(struct stage *s)
 			served += fate == ANSWERED;
 		}
 	}
-	is_int(odd, 0, "heads that claim more than there is: %u evicted, %u answered", evicted, served);
+	is_int(odd, 0, "heads that claim more than there is: %u evicted, %u answered", evicted,
+		served);
 	for (size_t len = 0; len < sizeof(h); len += 5) {
 		is_int(fate_of(s, body, len, 0, 0), EVICTED, "evicted: a body of %zu bytes", len);
 	}
@@ -413,7 +424,8 @@ static void test_odd_values(struct stage *s)
 	for (unsigned i = 0; i < array_size(bad_text); i++) {
 		n = raw_param(param, CELL_TEXT, bad_text[i], 3);
 		n = raw_encode(body, "", sql, 1, param, n);
-		is_int(fate_of(s, body, n, 0, 0), ANSWERED, "answered: text that is not text, %u", i);
+		is_int(fate_of(s, body, n, 0, 0), ANSWERED, "answered: text that is not text, %u",
+			i);
 	}
 	n = raw_param(param, CELL_BOOL, &two, 1);
 	n = raw_encode(body, "", sql, 1, param, n);
@@ -429,8 +441,10 @@ static void test_statement_ids(struct stage *s)
 	unsigned char body[64];
 	size_t n = raw_encode(body, "", "", 0, NULL, 0);
 
-	is_int(fate_of(s, body, n, 5, 0), EVICTED, "evicted: a statement id that was never defined");
-	is_int(fate_of(s, body, n, 1023, REQ_F_DEFINE), EVICTED, "evicted: defining it without a text");
+	is_int(fate_of(s, body, n, 5, 0), EVICTED,
+		"evicted: a statement id that was never defined");
+	is_int(fate_of(s, body, n, 1023, REQ_F_DEFINE), EVICTED,
+		"evicted: defining it without a text");
 	is_int(fate_of(s, body, n, 0, REQ_F_DEFINE), ANSWERED, "answered: an empty text");
 	n = raw_encode(body, "", stage_sql(s), 0, NULL, 0);
 	is_int(fate_of(s, body, n, 1023, 0), ANSWERED, "answered: a text beside an id");
@@ -482,7 +496,8 @@ __attribute__((no_sanitize("thread"))) static void *flip(void *arg)
 	return NULL;
 }
 
-/* Submit for a while as a thread flips bytes of the ring or the arena; attach again when evicted. */
+/* Submit for a while as a thread flips bytes of the ring or the arena; attach again when
+ * evicted. */
 static void flip_for(struct stage *s, bool ring, int64_t ms)
 {
 	int64_t end = wait_clock_ms() + ms;
@@ -514,7 +529,8 @@ static void flip_for(struct stage *s, bool ring, int64_t ms)
 		pthread_join(thread, NULL);
 		raw_drop(&r);
 	}
-	ok(stage_moves(s, 5000), "%s that change all the time: %u answered, %u evicted, %u unanswered",
+	ok(stage_moves(s, 5000),
+		"%s that change all the time: %u answered, %u evicted, %u unanswered",
 		ring ? "descriptors" : "texts", answered, evicted, silent);
 }
 
@@ -575,7 +591,8 @@ static void run_all(enum stage_database db, unsigned seed)
 int main(void)
 {
 	const char *text = getenv("HOSTILE_SEED");
-	unsigned seed = text != NULL ? (unsigned)strtoul(text, NULL, 10) : (unsigned)wait_clock_ms();
+	unsigned seed =
+		text != NULL ? (unsigned)strtoul(text, NULL, 10) : (unsigned)wait_clock_ms();
 
 	diag("seed %u (repeat with HOSTILE_SEED=%u)", seed, seed);
 	run_all(STAGE_FAKE, seed);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_limits.c - what the library and the broker say when somebody reaches a limit, and that all is
- * well again afterwards: leases, tickets, bodies, parameters, arenas, queues.
+ * test_limits.c - what the library and the broker say when somebody reaches a limit, and that all
+ * is well again afterwards: leases, tickets, bodies, parameters, arenas, queues.
  */
 #include "brokerproc.h"
 #include "check.h"
@@ -72,7 +72,8 @@ static pid_t start_hoarder(const struct broker_proc *p, unsigned n, _Atomic unsi
 	return pid;
 }
 
-static void check_starved(struct broker *b, const struct broker_proc *p, pid_t hoarder, const char *sql)
+static void check_starved(
+	struct broker *b, const struct broker_proc *p, pid_t hoarder, const char *sql)
 {
 	const struct broker_error *e;
 	int64_t start = wait_clock_ms();
@@ -83,7 +84,8 @@ static void check_starved(struct broker *b, const struct broker_proc *p, pid_t h
 	is_int(run(b, sql, 10000), BROKER_E_TIMEOUT, "others wait in vain");
 	e = broker_error(b);
 	ok(strstr(e->message, "no connection of pool main") != NULL &&
-			strstr(e->message, "active=4") != NULL && strstr(e->message, "idle=0") != NULL,
+			strstr(e->message, "active=4") != NULL &&
+			strstr(e->message, "idle=0") != NULL,
 		"the message says why: %s", e->message);
 	ok(strstr(e->message, holder) != NULL, "and who has the connections");
 	ok(e->outcome == BROKER_NOT_DONE && e->retry_safe, "nothing was done, it may be repeated");
@@ -118,8 +120,8 @@ static void test_hoarder(const char *url, const char *write, const char *read)
 	(void)spawn_wait(hoarder, 10000, NULL);
 	rc = run(b, read, 10000);
 	start = wait_clock_ms() - start;
-	ok(rc == 0 && start < 1000 * stage_slowness(), "when it dies, the others go on at once (%lld ms)",
-		(long long)start);
+	ok(rc == 0 && start < 1000 * stage_slowness(),
+		"when it dies, the others go on at once (%lld ms)", (long long)start);
 	ok(wait_until(broker_metric(p, "broker_leases_active") == 0, 5000), "no lease is held");
 	is_int(broker_metric(p, "broker_leases_granted_total"),
 		broker_metric(p, "broker_leases_released_total"), "all were given back");
@@ -163,7 +165,8 @@ static void test_late_commit(const struct broker_proc *p)
 	is_int(broker_begin(b, NULL, &l), 0, "a transaction");
 	in.lease = l;
 	is_int(broker_exec(b, "affect 1", 0, NULL, &in, NULL), 0, "with a write");
-	is_int(broker_submit(b, "sleep 30000", 0, NULL, &in, &ticket), 0, "and something that takes long");
+	is_int(broker_submit(b, "sleep 30000", 0, NULL, &in, &ticket), 0,
+		"and something that takes long");
 	rc = broker_commit(&l, 100);
 	ok(rc == BROKER_E_TIMEOUT || rc == BROKER_E_OUTCOME_UNKNOWN || rc == BROKER_E_TX_ABORTED,
 		"COMMIT behind it is out of time (%d)", rc);
@@ -196,13 +199,15 @@ static void test_tickets(const struct broker_proc *p)
 	unsigned n = 0;
 	int rc;
 
-	while (n <= TICKETS && (rc = broker_submit(b, "affect 1", 0, NULL, NULL, &ticket[n])) == 0) {
+	while (n <= TICKETS &&
+		(rc = broker_submit(b, "affect 1", 0, NULL, NULL, &ticket[n])) == 0) {
 		n++;
 	}
 	is_int(n, TICKETS, "so many statements may be in flight");
 	is_int(rc, BROKER_E_BUSY, "one more is refused");
 	is_int(broker_collect(b, ticket[0], -1, NULL, NULL), 0, "one is collected");
-	is_int(broker_submit(b, "affect 1", 0, NULL, NULL, &ticket[0]), 0, "and there is room again");
+	is_int(broker_submit(b, "affect 1", 0, NULL, NULL, &ticket[0]), 0,
+		"and there is room again");
 	for (n = 0; n < TICKETS && broker_collect(b, 0, -1, NULL, NULL) == 0; n++) {
 	}
 	is_int(n, TICKETS, "all are answered");
@@ -283,7 +288,8 @@ static void test_params(const struct broker_proc *p)
 
 static void test_max_waiting(void)
 {
-	static const char *const settings[] = {"pool main.max_size=1", "pool main.max_waiting=5", NULL};
+	static const char *const settings[] = {
+		"pool main.max_size=1", "pool main.max_waiting=5", NULL};
 	struct broker_proc *p = broker_start("fake:", settings);
 	struct broker *b = attach_with(p, 0);
 	uint64_t ticket[20];
@@ -309,8 +315,8 @@ static void test_max_waiting(void)
 
 int main(void)
 {
-	static const char *const one[] = {
-		"pool main.max_size=1", "broker.max_request=1MiB", "pool main.acquire_timeout=60s", NULL};
+	static const char *const one[] = {"pool main.max_size=1", "broker.max_request=1MiB",
+		"pool main.acquire_timeout=60s", NULL};
 	struct broker_proc *p = broker_start("fake:", one);
 
 	test_many_leases(p);
@@ -328,8 +334,10 @@ int main(void)
 	if (pg_available()) {
 		struct pg_cluster *pg = pg_start(NULL);
 
-		test_hoarder(pg_url(pg), "INSERT INTO hoard VALUES (1)", "SELECT count(*) FROM hoard");
-		is_int(pg_int(pg, "SELECT count(*) FROM hoard"), 0, "what the hoarder wrote is gone");
+		test_hoarder(
+			pg_url(pg), "INSERT INTO hoard VALUES (1)", "SELECT count(*) FROM hoard");
+		is_int(pg_int(pg, "SELECT count(*) FROM hoard"), 0,
+			"what the hoarder wrote is gone");
 		pg_remove(&pg);
 	} else {
 		skip("no PostgreSQL server here");

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_fuzz_config.c - mutated configuration files: whatever stands in one, config_load() returns, and
- * says why if it refuses.  Every good one is then read again over each of the unchanged ones, in which
- * config_reload() keeps all rows, or says why it refuses.  The seed is printed; FUZZ_SEED=N repeats a run.
+ * test_fuzz_config.c - mutated configuration files: whatever stands in one, config_load() returns,
+ * and says why if it refuses.  Every good one is then read again over each of the unchanged ones,
+ * in which config_reload() keeps all rows, or says why it refuses.  The seed is printed;
+ * FUZZ_SEED=N repeats a run.
  */
 #include "config.h"
 
@@ -18,12 +19,16 @@
 static const char *const corpus[] = {
 	"[server db]\nurl = postgresql:///app?host=/run/postgresql\n\n[pool main]\nservers = db\n"
 	"max_size = 10\nacquire_timeout = 5s\n",
-	"[broker]\nsocket = /tmp/x.sock\nsocket_mode = 0660\nmax_request = 256MiB\nlog_format = json\n",
-	"[server a]\nurl = sqlite:a.db\n[server b]\nurl = sqlite:b.db\n[pool one]\nservers = a\nreaders = 3\n"
+	"[broker]\nsocket = /tmp/x.sock\nsocket_mode = 0660\nmax_request = 256MiB\n"
+	"log_format = json\n",
+	"[server a]\nurl = sqlite:a.db\n[server b]\nurl = sqlite:b.db\n"
+	"[pool one]\nservers = a\nreaders = 3\n"
 	"[pool two]\nservers = b\nbusy_timeout = 100ms\n",
-	"[server a]\nurl=host=a\nmax_connections=9\n[server b]\nurl=host=b\n[server c]\nurl=sqlite:c.db\n"
-	"[pool main]\nservers=a, b, c\nfallback=journal\nmirror=x, s.y\nguaranteed=2\nread_from=any\n",
-	"; comment\n# comment\n[pool main]\nservers=local\n[server local]\nurl=fake:?connect_ms=5\n",
+	"[server a]\nurl=host=a\nmax_connections=9\n[server b]\nurl=host=b\n"
+	"[server c]\nurl=sqlite:c.db\n[pool main]\nservers=a, b, c\nfallback=journal\n"
+	"mirror=x, s.y\nguaranteed=2\nread_from=any\n",
+	"; comment\n# comment\n[pool main]\nservers=local\n"
+	"[server local]\nurl=fake:?connect_ms=5\n",
 };
 
 #define MAX_TEXT 2048

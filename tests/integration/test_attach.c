@@ -141,7 +141,8 @@ static void test_cycles(struct broker_proc *p)
 	ok(is_bounded(rss), "its memory has grown by no more than %lld KiB", (long long)rss / 1024);
 	is_int(own_fds(), my_fds, "so has this process");
 	mine = own_rss() - mine;
-	ok(is_bounded(mine), "its memory has grown by no more than %lld KiB", (long long)mine / 1024);
+	ok(is_bounded(mine), "its memory has grown by no more than %lld KiB",
+		(long long)mine / 1024);
 	raw_attach(&r, path);
 	ok(r.reply.worker_slot < 4, "rows of the workers table are used again (now %u)",
 		r.reply.worker_slot);
@@ -160,7 +161,8 @@ static _Noreturn void die_attached(const char *path, unsigned i)
 	if (attach(path, &b) < 0) {
 		_exit(1);
 	}
-	if (i % 3 == 1 && (broker_begin(b, NULL, &l) < 0 || run(b, "INSERT INTO t VALUES (1)", l) < 0)) {
+	if (i % 3 == 1 &&
+		(broker_begin(b, NULL, &l) < 0 || run(b, "INSERT INTO t VALUES (1)", l) < 0)) {
 		_exit(2);
 	}
 	if (i % 3 == 2 && broker_submit(b, "SELECT count(*) FROM t", 0, NULL, NULL, &ticket) < 0) {
@@ -311,7 +313,8 @@ static _Noreturn void supervised(void)
 	if (run(b, "CREATE TABLE seen (n INTEGER)", NULL) < 0) {
 		_exit(2);
 	}
-	for (unsigned i = 0; i < array_size(pid); i++) { /* with the handle of the parent, and anew */
+	for (unsigned i = 0; i < array_size(pid); i++) {
+		/* with the handle of the parent, and anew */
 		pid[i] = fork();
 		if (pid[i] == 0) {
 			struct broker *own = b;
@@ -368,7 +371,8 @@ static void test_limit(const char *setting, const char *text)
 	for (unsigned i = 0; i < 3; i++) {
 		b[i] = must_attach(broker_socket(p));
 	}
-	is_int(attach(broker_socket(p), &b[3]), BROKER_E_REFUSED, "%s: the fourth is refused", setting);
+	is_int(attach(broker_socket(p), &b[3]), BROKER_E_REFUSED, "%s: the fourth is refused",
+		setting);
 	ok(strstr(broker_error(NULL)->message, text) != NULL, "and told why: %s",
 		broker_error(NULL)->message);
 	broker_detach(&b[1]);
@@ -412,8 +416,8 @@ static int attach_as(const struct broker_proc *p, const struct person *who, char
 		int rc;
 
 		f = fopen(file, "we");
-		if (f == NULL || setgroups(who->more != 0, &who->more) < 0 || setgid(who->gid) < 0 ||
-			setuid(who->uid) < 0) {
+		if (f == NULL || setgroups(who->more != 0, &who->more) < 0 ||
+			setgid(who->gid) < 0 || setuid(who->uid) < 0) {
 			_exit(99);
 		}
 		rc = attach(broker_socket(p), &b);
@@ -465,7 +469,8 @@ static void test_who(void)
 	check_person(NULL, &stranger, BROKER_E_REFUSED, "another user is refused");
 	check_person("broker.allow_users=*", &stranger, 0, "unless everybody is allowed");
 	check_person("broker.allow_users=daemon,54321", &stranger, 0, "or this user");
-	check_person("broker.allow_users=daemon", &stranger, BROKER_E_REFUSED, "but not as one of others");
+	check_person("broker.allow_users=daemon", &stranger, BROKER_E_REFUSED,
+		"but not as one of others");
 	check_person("broker.allow_groups=54321", &stranger, 0, "or the group");
 	check_person("broker.allow_groups=54322", &stranger, BROKER_E_REFUSED, "but not another");
 	check_person("broker.allow_groups=54322", &member, 0, "supplementary groups count, too");
@@ -473,19 +478,22 @@ static void test_who(void)
 
 static void test_unknown_names(void)
 {
-	struct broker_proc *p = broker_spawn((const char *const[]){"serve", "-d", "fake:", "-s",
-						     "broker.allow_users=nobody-of-this-name", NULL},
-		true);
+	struct broker_proc *p =
+		broker_spawn((const char *const[]){"serve", "-d", "fake:", "-s",
+				     "broker.allow_users=nobody-of-this-name", NULL},
+			true);
 	int status = broker_wait(p, 20000);
 
-	ok(WIFEXITED(status) && WEXITSTATUS(status) != 0, "an unknown user in allow_users ends the start");
+	ok(WIFEXITED(status) && WEXITSTATUS(status) != 0,
+		"an unknown user in allow_users ends the start");
 	ok(broker_log_count(p, "nobody-of-this-name") > 0, "which names it");
 	broker_free(&p);
 }
 
 static void make_tables(struct broker *b)
 {
-	static const char *const sql[] = {"CREATE TABLE t (n INTEGER)", "CREATE TABLE child (n INTEGER)",
+	static const char *const sql[] = {"CREATE TABLE t (n INTEGER)",
+		"CREATE TABLE child (n INTEGER)",
 		"CREATE TABLE three AS SELECT 1 AS n UNION ALL SELECT 2 UNION ALL SELECT 3"};
 
 	for (unsigned i = 0; i < array_size(sql); i++) {
@@ -496,8 +504,8 @@ static void make_tables(struct broker *b)
 }
 
 /*
- * Keep every reader busy at the same time.  SQLite opens a connection's WAL with its first read, and a
- * reader that is first needed later would pass for a leak.
+ * Keep every reader busy at the same time.  SQLite opens a connection's WAL with its first read,
+ * and a reader that is first needed later would pass for a leak.
  */
 static void warm_up(struct broker *b)
 {

@@ -656,7 +656,8 @@ static void test_49_crowd(const char *size, unsigned kills)
 		(void)behave_ended(pid[i], LONG_MS);
 	}
 	if (!is_int((int64_t)atomic_load(&c->wrong), 0,
-		    "F49: %s: %llu attacks, some cut short by death, and %llu looks: nothing crosses",
+		    "F49: %s: %llu attacks, some cut short by death, and %llu looks: nothing "
+		    "crosses",
 		    size, (unsigned long long)atomic_load(&c->attacks),
 		    (unsigned long long)atomic_load(&c->looks))) {
 		diag("  %s", c->first);

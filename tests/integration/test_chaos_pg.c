@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_chaos_pg.c - 64 workers, 200,000 statements, PostgreSQL with 8 connections, a kill every 50 ms.
- * With TEST_QUICK fewer of everything.
+ * test_chaos_pg.c - 64 workers, 200,000 statements, PostgreSQL with 8 connections, a kill every 50
+ * ms.  With TEST_QUICK fewer of everything.
  */
 #include "brokerproc.h"
 #include "chaos.h"
@@ -20,10 +20,12 @@ int main(void)
 	struct broker_proc *b = broker_start(pg_url(pg), settings);
 
 	chaos_run(b, getenv("TEST_QUICK") != NULL ? &quick : &full);
-	is_int(pg_int(pg, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'shmbroker' "
-			  "AND state LIKE 'idle in transaction%%'"),
+	is_int(pg_int(pg,
+		       "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'shmbroker' "
+		       "AND state LIKE 'idle in transaction%%'"),
 		0, "no transaction is left open on the server");
-	is_int(pg_int(pg, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'shmbroker'"),
+	is_int(pg_int(pg, "SELECT count(*) FROM pg_stat_activity WHERE application_name = "
+			  "'shmbroker'"),
 		8, "the server has the pool's connections, no more and no fewer");
 	is_int(broker_free(&b), 0, "the broker ends well");
 	pg_remove(&pg);

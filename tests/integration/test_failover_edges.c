@@ -2,8 +2,8 @@
 /*
  * test_failover_edges.c - what happens to a few on the day of a failover: transactions on old
  * credentials, a former primary that goes on, rows that were delivered before a write met a server
- * that takes none, a doubt that cannot be settled since the server is full, a connection that has to be
- * tested while another server could serve.
+ * that takes none, a doubt that cannot be settled since the server is full, a connection that has
+ * to be tested while another server could serve.
  */
 #include "behave.h"
 #include "cluster.h"
@@ -124,7 +124,8 @@ static void test_rows_before_refusal(struct cluster *c)
 	end();
 }
 
-/* A statement makes itself read-only; the server's role is asked for again, but it lets nobody in. */
+/* A statement makes itself read-only; the server's role is asked for again, but it lets nobody
+ * in. */
 static void test_doubt_of_a_full_server(struct cluster *c)
 {
 	struct pg_cluster *pg = cluster_server(c, 0);
@@ -151,7 +152,8 @@ static void test_read_passes_a_test(struct cluster *c)
 
 	configure(c, "user = app\nread_from = any\nvalidate_after_idle = 3s");
 	start();
-	ok(wait_until(behave_conns(proc, "idle") == 4, PATIENCE_MS), "two connections to each server");
+	ok(wait_until(behave_conns(proc, "idle") == 4, PATIENCE_MS),
+		"two connections to each server");
 	ok(wait_until(behave_run(b, &reads, "SELECT 1") == 0 &&
 				  strcmp(broker_last_server(b), "a") == 0,
 		   PATIENCE_MS),

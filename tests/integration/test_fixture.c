@@ -71,7 +71,8 @@ static _Noreturn void victim(void)
 
 	(void)wait_until(spawn_children(shell, &sleeper, 1) == 1, 10000);
 	printf("%s %s.board %s.slow %d %d %d %d\n", scratch_dir(), broker_socket(broker),
-		broker_socket(broker), (int)pg_pid(pg), (int)broker_pid(broker), (int)shell, (int)sleeper);
+		broker_socket(broker), (int)pg_pid(pg), (int)broker_pid(broker), (int)shell,
+		(int)sleeper);
 	fflush(stdout);
 	for (;;) {
 		pause();
@@ -93,8 +94,8 @@ struct report {
 static bool read_report(const char *path, struct report *r)
 {
 	FILE *f = fopen(path, "re");
-	int n = f != NULL ? fscanf(f, "%255s %255s %255s %d %d %d %d", r->dir, r->link[0], r->link[1],
-				    &r->pid[0], &r->pid[1], &r->pid[2], &r->pid[3])
+	int n = f != NULL ? fscanf(f, "%255s %255s %255s %d %d %d %d", r->dir, r->link[0],
+				    r->link[1], &r->pid[0], &r->pid[1], &r->pid[2], &r->pid[3])
 			  : 0;
 
 	if (f != NULL) {

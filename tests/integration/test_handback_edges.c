@@ -116,8 +116,8 @@ static void test_reload_while_settling(void)
 		"which writes from now on");
 }
 
-/* A new pool whose journal another program has locked: the rest of the reload counts, and the journal
- * is looked at again until it can be read. */
+/* A new pool whose journal another program has locked: the rest of the reload counts, and the
+ * journal is looked at again until it can be read. */
 static void test_locked_journal(void)
 {
 	char *other = scratch_path("other.db"),

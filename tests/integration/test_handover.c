@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_handover.c - a connection whose session was touched, handed to somebody who waits for it: it is
- * cleaned in front of his first statement, in the same message, and not a round trip before.
+ * test_handover.c - a connection whose session was touched, handed to somebody who waits for it: it
+ * is cleaned in front of his first statement, in the same message, and not a round trip before.
  *
  * One connection.  Round trips are counted by the broker's writes to the server's socket: what is
  * written at once is one.  However the cleaning ends, what was sent behind it runs once, in a clean
@@ -98,7 +98,8 @@ static void test_one_write_each(const char *how, struct broker_proc *p, const ch
 	for (unsigned i = 0; i < USERS; i++) {
 		ticket[i] = behave_submit(b, NULL, sql);
 	}
-	ok(waits(p, USERS), "%s: %u users wait for a connection that has to be cleaned", how, USERS);
+	ok(waits(p, USERS), "%s: %u users wait for a connection that has to be cleaned", how,
+		USERS);
 	writes = behave_metric(p, "broker_flushes_total", "");
 	resets = behave_metric(p, "broker_resets_total", "");
 	broker_release(&l);
@@ -172,7 +173,8 @@ static void test_queue(void)
 	}
 }
 
-/* Who drops all that is prepared in front of others of his own: what comes behind it runs all the same. */
+/* Who drops all that is prepared in front of others of his own: what comes behind it runs all the
+ * same. */
 static void test_drops_prepared(void)
 {
 	static const char *const drop[] = {"DEALLOCATE ALL", "DISCARD ALL"};
@@ -265,7 +267,8 @@ static void lock_do(const char *sql)
 /* A temporary table that cannot be dropped, since somebody has locked it. */
 static struct broker_lease *hold_what_hangs(void)
 {
-	struct broker_call in = {.lease = behave_hold(t.b, NULL, "CREATE TEMP TABLE stuck (a int)")};
+	struct broker_call in = {
+		.lease = behave_hold(t.b, NULL, "CREATE TEMP TABLE stuck (a int)")};
 	char sql[200];
 
 	snprintf(sql, sizeof(sql), "LOCK TABLE %.64s.stuck IN ACCESS SHARE MODE",
@@ -312,7 +315,8 @@ static void test_hangs(bool terminate)
 		bool reads = k == READ || k == READ_LEASE;
 		struct broker_lease *l = hold_what_hangs();
 		struct user u = ask(t.proc, (enum kind)k,
-			reads ? "SELECT 'fine'" : "INSERT INTO w VALUES (3) RETURNING 'fine'", LONG_MS);
+			reads ? "SELECT 'fine'" : "INSERT INTO w VALUES (3) RETURNING 'fine'",
+			LONG_MS);
 
 		pg_do(t.pg, "TRUNCATE w");
 		ok(waits(t.proc, 1), "%s waits", names[k]);

@@ -195,9 +195,10 @@ static void let_probes_pass(struct cluster *c, unsigned i, int seconds)
 /* One that has asked before: what a new connection meets is news. */
 static void end_probe(struct cluster *c, unsigned i)
 {
-	if (!wait_until(pg_int(cluster_server(c, i),
-				"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
-				"WHERE usename = '" ROLE "' AND state = 'idle' AND query <> ''") > 0,
+	if (!wait_until(
+		    pg_int(cluster_server(c, i),
+			    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+			    "WHERE usename = '" ROLE "' AND state = 'idle' AND query <> ''") > 0,
 		    WAIT_MS)) {
 		bail_out("server %s has no probe", cluster_name(i));
 	}

@@ -10,14 +10,15 @@
 
 int main(void)
 {
-	struct behave t = behave_start("",
-		SETTINGS("pool main.max_size=4", "pool main.keepalive_time=30s", "pool main.idle_timeout=0",
-			"pool main.validate_after_idle=-1"));
+	struct behave t = behave_start(
+		"", SETTINGS("pool main.max_size=4", "pool main.keepalive_time=30s",
+			    "pool main.idle_timeout=0", "pool main.validate_after_idle=-1"));
 	bool used[CONNS] = {false};
 	int64_t start = wait_clock_ms(), slot;
 	unsigned n = 0;
 
-	ok(wait_until(behave_conns(t.proc, "idle") == CONNS, WATCH_MS), "%d idle connections", CONNS);
+	ok(wait_until(behave_conns(t.proc, "idle") == CONNS, WATCH_MS), "%d idle connections",
+		CONNS);
 	/* Something is looked up every now and then. */
 	while (!wait_until(behave_since(start) > WATCH_MS, 100)) {
 		slot = behave_int(t.b, NULL, "who", 0);

@@ -37,8 +37,8 @@
 #define BATCH 20
 #define BATCH_TEXT "20"
 
-/* Instructions for one statement.  One at a time, the broker looks for the next one and blocks after
- * each; how far it comes takes from 4,100 to 5,900 on the fake database. */
+/* Instructions for one statement.  One at a time, the broker looks for the next one and blocks
+ * after each; how far it comes takes from 4,100 to 5,900 on the fake database. */
 #define BUDGET_SUBMIT 1280
 #define BUDGET_COMPLETE 1600
 #define BUDGET_FAKE_ONE 5200
@@ -224,7 +224,8 @@ static double count_broker(const char *url, const char *sql, int times, const ch
 	return n;
 }
 
-/* Other work on the machine can only add to it, by another rhythm of the loop: the least of a few. */
+/* Other work on the machine can only add to it, by another rhythm of the loop: the least of a
+ * few. */
 static double per_statement(
 	const char *url, const char *sql, double base, int times, const char *batch, double budget)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_io_threads.c - a broker with three I/O threads: one limit for all of them, connections that go
- * to whoever waits, one set of numbers, one reload; workers that are killed, servers that are
+ * test_io_threads.c - a broker with three I/O threads: one limit for all of them, connections that
+ * go to whoever waits, one set of numbers, one reload; workers that are killed, servers that are
  * replaced; and what may not be combined with it.
  */
 #include "bank.h"
@@ -105,7 +105,8 @@ static void job_reads(struct crew_worker *w)
 /* Connections that the server has from the pool; probes have another name. */
 static int64_t backends(struct pg_cluster *pg)
 {
-	return pg_int(pg, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'shmbroker'");
+	return pg_int(
+		pg, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'shmbroker'");
 }
 
 static bool all_have(struct notes *n, unsigned workers, uint64_t rounds)
@@ -237,7 +238,8 @@ static void compare(struct load *l)
 	int64_t made = (int64_t)atomic_load(&n->statements);
 	bool twice = true;
 
-	is_int(counter_of(l->t.pg), (int64_t)atomic_load(&n->committed), "what was committed is there");
+	is_int(counter_of(l->t.pg), (int64_t)atomic_load(&n->committed),
+		"what was committed is there");
 	ok(wait_until(metric(p, "broker_statements_finished_total") == made, LONG_MS),
 		"the board has counted every statement, once");
 	is_int(metric(p, "broker_statements_started_total"), made, "and as many began");
@@ -289,7 +291,8 @@ static void test_some_connections(void)
 
 	ok(work_on(&l, quick(60, 20), "four connections") <= 4, "there are never more than four");
 	crew_stop(&l.crew, "four connections");
-	is_int(metric(l.t.proc, "broker_connections_created_total"), 4, "nor were there ever others");
+	is_int(metric(l.t.proc, "broker_connections_created_total"), 4,
+		"nor were there ever others");
 	compare(&l);
 	load_end(&l);
 }
@@ -308,8 +311,10 @@ static void test_complaint(void)
 		others[i] = case_attach(t.proc);
 	}
 	for (unsigned i = 0; i < 4; i++) {
-		is_int(case_run(others[i], NULL, "SELECT 1"), BROKER_E_TIMEOUT, "worker %u waits in vain", i);
-		told += strstr(broker_error(others[i])->message, "total=1 active=1 idle=0") != NULL &&
+		is_int(case_run(others[i], NULL, "SELECT 1"), BROKER_E_TIMEOUT,
+			"worker %u waits in vain", i);
+		told += strstr(broker_error(others[i])->message, "total=1 active=1 idle=0") !=
+				NULL &&
 			strstr(broker_error(others[i])->message, pid) != NULL;
 	}
 	is_int(told, 4, "each is told how many there are and who holds it");
@@ -323,16 +328,17 @@ static void test_complaint(void)
 	case_end(&t);
 }
 
-/* Two pools share a server's limit of three, and each wants to keep two open; now and then one needs
- * both of its own. */
+/* Two pools share a server's limit of three, and each wants to keep two open; now and then one
+ * needs both of its own. */
 static void test_server_limit(void)
 {
 	struct pg_cluster *pg = pg_start(NULL);
 	char *url = scratch_format("server db.url=%s", pg_url(pg));
-	struct broker_proc *p = broker_start(NULL,
-		(const char *const[]){THREADS, url, "server db.max_connections=3", "pool main.servers=db",
-			"pool b.servers=db", "pool main.max_size=2", "pool b.max_size=2",
-			"pool main.acquire_timeout=20s", "pool b.acquire_timeout=20s", NULL});
+	struct broker_proc *p = broker_start(
+		NULL, (const char *const[]){THREADS, url, "server db.max_connections=3",
+			      "pool main.servers=db", "pool b.servers=db", "pool main.max_size=2",
+			      "pool b.max_size=2", "pool main.acquire_timeout=20s",
+			      "pool b.acquire_timeout=20s", NULL});
 	struct broker *b[6];
 	unsigned held = 0, within = 0;
 
@@ -430,7 +436,8 @@ static void test_reload(void)
 	const char *sizes[] = {"max_size = 1", "max_size = 5", "max_size = 2\nmax_overflow = 2",
 		"max_size = 3\nmin_idle = 0"};
 	const int64_t most[] = {1, 5, 4, 3};
-	/* Overflow connections come and go, and a server process outlives its connection for a moment. */
+	/* Overflow connections come and go, and a server process outlives its connection for a
+	 * moment. */
 	const int64_t seen[] = {1, 5, 8, 3};
 
 	l.t.pg = pg_start(NULL);
@@ -449,8 +456,9 @@ static void test_reload(void)
 	}
 	configure(l.t.pg, "io_threads = 2", "max_size = 3");
 	ok(reload(l.t.proc, "done"), "another number of threads");
-	is_int(broker_log_count(l.t.proc, "[broker] io_threads: a change needs a restart; it stays 3"), 1,
-		"needs a restart");
+	is_int(broker_log_count(
+		       l.t.proc, "[broker] io_threads: a change needs a restart; it stays 3"),
+		1, "needs a restart");
 	configure(l.t.pg, "io_threads = 3", "max_size = 3\nmax_per_tag = 1");
 	ok(reload(l.t.proc, "nothing was changed"), "what threads do not allow is refused");
 	configure(l.t.pg, "", "max_size = 3\nmax_per_tag = 1");
@@ -547,8 +555,8 @@ static void test_contradictions(void)
 
 static void test_limits(void)
 {
-	struct pg_case t = case_start(
-		NULL, (const char *const[]){THREADS, "broker.max_workers=4", "pool main.max_size=2", NULL});
+	struct pg_case t = case_start(NULL, (const char *const[]){THREADS, "broker.max_workers=4",
+						    "pool main.max_size=2", NULL});
 	struct broker_options opt = {.path = broker_socket(t.proc), .timeout_ms = 10000};
 	struct broker *b[4] = {NULL};
 

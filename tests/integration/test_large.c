@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_large.c - values and results far larger than the result arena, on both databases: they arrive
- * whole, the memory of broker and worker stays bounded, and nobody else waits for who reads slowly.
+ * test_large.c - values and results far larger than the result arena, on both databases: they
+ * arrive whole, the memory of broker and worker stays bounded, and nobody else waits for who reads
+ * slowly.
  */
 #include "brokerproc.h"
 #include "check.h"
@@ -78,10 +79,13 @@ static const char *rows_sql(const struct env *e, unsigned n)
 
 	if (e->pg) {
 		snprintf(sql, sizeof(sql),
-			"SELECT i, lpad(i::text, 1000, '0') FROM (SELECT generate_series(1, %u) AS i) g", n);
+			"SELECT i, lpad(i::text, 1000, '0') FROM (SELECT generate_series(1, %u) AS "
+			"i) g",
+			n);
 	} else {
 		snprintf(sql, sizeof(sql),
-			"WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < %u) "
+			"WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < "
+			"%u) "
 			"SELECT i, printf('%%01000d', i) FROM c",
 			n);
 	}
@@ -95,8 +99,8 @@ static bool row_is_right(struct broker_result *r, int64_t i)
 	size_t len, n;
 	int64_t got;
 
-	if (broker_get_int64(r, 0, &got) < 0 || got != i || broker_get_text(r, 1, &text, &len) < 0 ||
-		len != 1000) {
+	if (broker_get_int64(r, 0, &got) < 0 || got != i ||
+		broker_get_text(r, 1, &text, &len) < 0 || len != 1000) {
 		return false;
 	}
 	n = (size_t)snprintf(tail, sizeof(tail), "0%lld", (long long)i);
@@ -125,7 +129,8 @@ static char *make_value(size_t len, bool text)
 	return v;
 }
 
-static bool comes_back(struct env *e, const char *sql, const struct broker_value *v, size_t len, bool text)
+static bool comes_back(
+	struct env *e, const char *sql, const struct broker_value *v, size_t len, bool text)
 {
 	struct broker_call call = {.timeout_ms = 120000};
 	struct broker_result *r;
@@ -137,7 +142,8 @@ static bool comes_back(struct env *e, const char *sql, const struct broker_value
 		diag("%s: %s", sql, broker_error(e->b)->message);
 		return false;
 	}
-	if (text ? broker_get_text(r, 0, (const char **)&got, &n) < 0 : broker_get_blob(r, 0, &got, &n) < 0) {
+	if (text ? broker_get_text(r, 0, (const char **)&got, &n) < 0
+		 : broker_get_blob(r, 0, &got, &n) < 0) {
 		diag("%s: %s", sql, broker_error(e->b)->message);
 	}
 	same = got != NULL && n == len && (v == NULL || memcmp(got, v->u.bytes.data, len) == 0);
@@ -150,7 +156,9 @@ static bool comes_back(struct env *e, const char *sql, const struct broker_value
 
 static void test_value(struct env *e, size_t len, bool text)
 {
-	const char *sql = !e->pg ? "SELECT $1" : text ? "SELECT CAST($1 AS TEXT)" : "SELECT CAST($1 AS BYTEA)";
+	const char *sql = !e->pg ? "SELECT $1"
+			  : text ? "SELECT CAST($1 AS TEXT)"
+				 : "SELECT CAST($1 AS BYTEA)";
 	char *bytes = make_value(len, text);
 	struct broker_value v = text ? broker_textn(bytes, len) : broker_blob(bytes, len);
 	struct broker_call call = {.timeout_ms = 120000};
@@ -160,10 +168,12 @@ static void test_value(struct env *e, size_t len, bool text)
 		text ? "text" : "bytes");
 	must(e->b, "DELETE FROM large");
 	is_int(broker_exec(e->b,
-		       text ? "INSERT INTO large (t) VALUES ($1)" : "INSERT INTO large (b) VALUES ($1)", 1,
-		       &v, &call, NULL),
+		       text ? "INSERT INTO large (t) VALUES ($1)"
+			    : "INSERT INTO large (b) VALUES ($1)",
+		       1, &v, &call, NULL),
 		0, "stored");
-	ok(comes_back(e, text ? "SELECT t FROM large WHERE $1 = t" : "SELECT b FROM large WHERE $1 = b",
+	ok(comes_back(e,
+		   text ? "SELECT t FROM large WHERE $1 = t" : "SELECT b FROM large WHERE $1 = b",
 		   &v, len, text),
 		"found by its value, and read");
 	if (can_measure()) {
@@ -232,8 +242,10 @@ static void test_stream(struct env *e, unsigned n)
 		skip("a sanitizer's memory says nothing");
 		return;
 	}
-	ok(broker_peak < RSS_LIMIT, "the broker never had more than %lld MiB", (long long)broker_peak >> 20);
-	ok(worker_peak < RSS_LIMIT, "the worker never had more than %lld MiB", (long long)worker_peak >> 20);
+	ok(broker_peak < RSS_LIMIT, "the broker never had more than %lld MiB",
+		(long long)broker_peak >> 20);
+	ok(worker_peak < RSS_LIMIT, "the worker never had more than %lld MiB",
+		(long long)worker_peak >> 20);
 }
 
 /* -- slow readers ------------------------------------------------------------------------------ */
@@ -280,7 +292,8 @@ static void test_slow_reader(struct env *e, unsigned flags, const char *what)
 	}
 	moved = others_move(e, &slowest);
 	ok(moved && slowest < 1000 * stage_slowness(),
-		"%s: a result, %s, read no further than row 10: others read and write (slowest %lld ms)",
+		"%s: a result, %s, read no further than row 10: others read and write (slowest "
+		"%lld ms)",
 		e->name, what, (long long)slowest);
 	while ((rc = broker_next(r)) == 1 && row_is_right(r, got + 1)) {
 		got++;
@@ -306,8 +319,9 @@ static void test_dropped(struct env *e)
 		broker_result_free(&r);
 	}
 	start = wait_clock_ms() - start;
-	ok(start < 10000 * stage_slowness(), "%s: 20 results of 2 GB thrown away after one row (%lld ms)",
-		e->name, (long long)start);
+	ok(start < 10000 * stage_slowness(),
+		"%s: 20 results of 2 GB thrown away after one row (%lld ms)", e->name,
+		(long long)start);
 }
 
 /* -- nesting ----------------------------------------------------------------------------------- */
@@ -353,7 +367,8 @@ static void test_nested(struct env *e, unsigned n)
 	while (broker_next(inner) == 1) {
 		rows += row_is_right(inner, ++k);
 	}
-	ok(i == n && k == n && rows == 2 * n, "%s: two long results side by side are right", e->name);
+	ok(i == n && k == n && rows == 2 * n, "%s: two long results side by side are right",
+		e->name);
 	is_int(right, 50, "and statements between them");
 	broker_result_free(&outer);
 	broker_result_free(&inner);
@@ -375,8 +390,8 @@ static void test_nested_in_lease(struct env *e)
 		bail_out("%s", broker_error(e->b)->message);
 	}
 	rows += row_is_right(r, ++i);
-	is_int(nested_count(e->b, l), 42, "%s: a statement in a lease while its result of 3 MB is open",
-		e->name);
+	is_int(nested_count(e->b, l), 42,
+		"%s: a statement in a lease while its result of 3 MB is open", e->name);
 	while (broker_next(r) == 1) {
 		rows += row_is_right(r, ++i);
 	}
@@ -387,7 +402,8 @@ static void test_nested_in_lease(struct env *e)
 
 /* -- COPY -------------------------------------------------------------------------------------- */
 
-static void copy_all(struct env *e, unsigned n, int64_t *in_rows, int64_t *out_rows, uint64_t *out_bytes)
+static void copy_all(
+	struct env *e, unsigned n, int64_t *in_rows, int64_t *out_rows, uint64_t *out_bytes)
 {
 	char line[1024], sql[120];
 	struct broker_copy *c;
@@ -400,7 +416,8 @@ static void copy_all(struct env *e, unsigned n, int64_t *in_rows, int64_t *out_r
 		bail_out("%s", broker_error(e->b)->message);
 	}
 	call.lease = l;
-	if (broker_exec(e->b, "CREATE TEMP TABLE wide (i BIGINT, t TEXT)", 0, NULL, &call, NULL) < 0 ||
+	if (broker_exec(e->b, "CREATE TEMP TABLE wide (i BIGINT, t TEXT)", 0, NULL, &call, NULL) <
+			0 ||
 		broker_copy_in(e->b, "COPY wide FROM STDIN", &call, &c) < 0) {
 		bail_out("%s", broker_error(e->b)->message);
 	}
@@ -458,7 +475,8 @@ static void test_copy(struct env *e, unsigned n)
 	ok(bytes == want, "and out again, %llu bytes", (unsigned long long)bytes);
 	peak = atomic_load(seen);
 	if (can_measure()) {
-		ok(peak < RSS_LIMIT, "the broker never had more than %lld MiB", (long long)peak >> 20);
+		ok(peak < RSS_LIMIT, "the broker never had more than %lld MiB",
+			(long long)peak >> 20);
 	}
 	munmap((void *)seen, sizeof(*seen));
 }
@@ -469,7 +487,8 @@ static void run_all(struct env *e)
 	size_t len = quick ? 8 << 20 : 100 << 20;
 
 	e->b = attach(e);
-	must(e->b, e->pg ? "CREATE TABLE large (t TEXT, b BYTEA)" : "CREATE TABLE large (t TEXT, b BLOB)");
+	must(e->b, e->pg ? "CREATE TABLE large (t TEXT, b BYTEA)"
+			 : "CREATE TABLE large (t TEXT, b BLOB)");
 	must(e->b, "CREATE TABLE small (n INTEGER)");
 	test_stream(e, quick ? 100000 : 1000000);
 	test_slow_reader(e, BROKER_READONLY | BROKER_STREAM, "declared as long and read-only");

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_pg_edges.c - one regression test per mistake that was once made at the edges of transactions,
- * groups, leases and connections.  One connection unless said otherwise.
+ * test_pg_edges.c - one regression test per mistake that was once made at the edges of
+ * transactions, groups, leases and connections.  One connection unless said otherwise.
  */
 #include "pg_case.h"
 
@@ -34,9 +34,11 @@ static void test_session_state(void)
 	leaves_nothing("UPDATE pg_settings SET setting = 'leaked' WHERE name = 'search_path'",
 		"SHOW search_path", "\"$user\", public");
 	leaves_nothing("SET local_app.tenant = '42'",
-		"SELECT coalesce(nullif(current_setting('local_app.tenant', true), ''), 'none')", "none");
+		"SELECT coalesce(nullif(current_setting('local_app.tenant', true), ''), 'none')",
+		"none");
 	leaves_nothing("SET transaction_app.tenant = '42'",
-		"SELECT coalesce(nullif(current_setting('transaction_app.tenant', true), ''), 'none')",
+		"SELECT coalesce(nullif(current_setting('transaction_app.tenant', true), ''), "
+		"'none')",
 		"none");
 }
 
@@ -53,8 +55,8 @@ static void test_failure_at_the_end_of_a_group(void)
 
 		broker_pause(t.proc); /* so that they travel together */
 		for (int i = 0; i < 4; i++) {
-			wrong += broker_submit(t.b, "SELECT $1::text", 1, i == 3 ? &bad : &good, &reads,
-					 &ticket[i]) < 0;
+			wrong += broker_submit(t.b, "SELECT $1::text", 1, i == 3 ? &bad : &good,
+					 &reads, &ticket[i]) < 0;
 		}
 		broker_resume(t.proc);
 		for (int i = 0; i < 4; i++) {
@@ -84,8 +86,10 @@ static void test_lost_statement_spoils_its_transaction(void)
 	rc = broker_begin(t.b, NULL, &tx);
 	in.lease = brief.lease = tx;
 	rc = rc == 0 ? broker_submit(t.b, "SELECT pg_sleep(0.5)", 0, NULL, &in, &ticket[0]) : rc;
-	rc = rc == 0 ? broker_submit(t.b, "INSERT INTO w VALUES (1)", 0, NULL, &brief, &ticket[1]) : rc;
-	rc = rc == 0 ? broker_submit(t.b, "INSERT INTO w VALUES (2)", 0, NULL, &in, &ticket[2]) : rc;
+	rc = rc == 0 ? broker_submit(t.b, "INSERT INTO w VALUES (1)", 0, NULL, &brief, &ticket[1])
+		     : rc;
+	rc = rc == 0 ? broker_submit(t.b, "INSERT INTO w VALUES (2)", 0, NULL, &in, &ticket[2])
+		     : rc;
 	is_int(rc, 0, "three statements, the second with little time, on the way");
 	is_int(broker_commit(&tx, 0), BROKER_E_TX_ABORTED, "the second was too late: no commit");
 	for (int i = 0; i < 3; i++) {
@@ -125,7 +129,8 @@ static void test_session_that_takes_no_writes(void)
 			      (long long)old) == 1, 10000),
 		"a connection is made while the database takes no writes");
 	pg_do(t.pg, "ALTER DATABASE postgres RESET default_transaction_read_only");
-	is_int(case_run(t.b, NULL, "INSERT INTO w VALUES (250)"), 0, "a write goes to a better one");
+	is_int(case_run(t.b, NULL, "INSERT INTO w VALUES (250)"), 0,
+		"a write goes to a better one");
 	is_int(case_run(t.b, NULL, "INSERT INTO w VALUES (250)"), 0, "and the next");
 	is_int(number("SELECT count(*) FROM w WHERE a = 250"), 2, "each was done once");
 }
@@ -169,16 +174,20 @@ static void test_server_side_timeout_is_not_repeated(void)
 		"the server cancels after 300 ms");
 	pg_do(t.pg, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
 		    "WHERE application_name = 'shmbroker'");
-	ok(wait_until(strcmp(case_text(t.b, &reads, "SHOW statement_timeout", 0, NULL), "300ms") == 0,
+	ok(wait_until(
+		   strcmp(case_text(t.b, &reads, "SHOW statement_timeout", 0, NULL), "300ms") == 0,
 		   10000),
 		"on new connections");
 	start = wait_clock_ms();
-	is_int(case_run(t.b, &reads, "SELECT pg_sleep(20)"), BROKER_E_CANCELLED, "a read is cancelled");
+	is_int(case_run(t.b, &reads, "SELECT pg_sleep(20)"), BROKER_E_CANCELLED,
+		"a read is cancelled");
 	ok(wait_clock_ms() - start < 1500, "once, and not sent again");
-	is_int(case_run(t.b, NULL, "ALTER ROLE CURRENT_USER RESET statement_timeout"), 0, "as before");
+	is_int(case_run(t.b, NULL, "ALTER ROLE CURRENT_USER RESET statement_timeout"), 0,
+		"as before");
 	pg_do(t.pg, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
 		    "WHERE application_name = 'shmbroker'");
-	ok(wait_until(strcmp(case_text(t.b, &reads, "SHOW statement_timeout", 0, NULL), "0") == 0, 10000),
+	ok(wait_until(strcmp(case_text(t.b, &reads, "SHOW statement_timeout", 0, NULL), "0") == 0,
+		   10000),
 		"and again");
 }
 
@@ -189,12 +198,13 @@ static void test_stalled_reader_dies(void)
 	int64_t start;
 
 	if (pid == 0) {
-		struct broker_call c = {.flags = BROKER_READONLY | BROKER_STREAM, .timeout_ms = 60000};
+		struct broker_call c = {
+			.flags = BROKER_READONLY | BROKER_STREAM, .timeout_ms = 60000};
 		struct broker *b = case_attach(t.proc);
 		struct broker_result *r;
 
-		if (broker_exec(b, "SELECT repeat('x', 1000) FROM generate_series(1, 200000)", 0, NULL, &c,
-			    &r) == 0) {
+		if (broker_exec(b, "SELECT repeat('x', 1000) FROM generate_series(1, 200000)", 0,
+			    NULL, &c, &r) == 0) {
 			raise(SIGKILL);
 		}
 		_exit(1);
@@ -210,10 +220,12 @@ static void test_stop_with_waiters(void)
 {
 	struct broker *other = case_attach(t.proc);
 	uint64_t running = 0, waiting = 0;
-	int rc = broker_submit(t.b, "INSERT INTO w SELECT 1 FROM pg_sleep(1)", 0, NULL, NULL, &running);
+	int rc = broker_submit(
+		t.b, "INSERT INTO w SELECT 1 FROM pg_sleep(1)", 0, NULL, NULL, &running);
 
-	ok(rc == 0 && wait_until(pg_int(t.pg, "SELECT count(*) FROM pg_stat_activity WHERE state = "
-					      "'active' AND query LIKE 'INSERT INTO w SELECT%%'") == 1,
+	ok(rc == 0 && wait_until(
+			      pg_int(t.pg, "SELECT count(*) FROM pg_stat_activity WHERE state = "
+					   "'active' AND query LIKE 'INSERT INTO w SELECT%%'") == 1,
 			      5000),
 		"a write runs");
 	rc = broker_submit(other, "INSERT INTO w VALUES (2)", 0, NULL, NULL, &waiting);
@@ -221,7 +233,8 @@ static void test_stop_with_waiters(void)
 	is_int(broker_collect(other, waiting, 200, NULL, NULL), BROKER_E_PENDING, "it does wait");
 	kill(broker_pid(t.proc), SIGTERM);
 	is_int(broker_collect(t.b, running, -1, NULL, NULL), 0, "what runs may end");
-	is_int(broker_collect(other, waiting, -1, NULL, NULL), BROKER_E_SHUTDOWN, "what waits is told");
+	is_int(broker_collect(other, waiting, -1, NULL, NULL), BROKER_E_SHUTDOWN,
+		"what waits is told");
 	is_int(broker_error(other)->outcome, BROKER_NOT_DONE, "that it was not done");
 	broker_detach(&other);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_pg_groups.c - quick reads share a Sync; an error, a cancel or a lost connection in the middle of
- * such a group concerns one statement only.  One connection, so that everything shares.
+ * test_pg_groups.c - quick reads share a Sync; an error, a cancel or a lost connection in the
+ * middle of such a group concerns one statement only.  One connection, so that everything shares.
  */
 #include "brokerproc.h"
 #include "pg.h"
@@ -134,7 +134,8 @@ static void test_stale_plans(struct pg_cluster *pg)
 	pg_do(pg, "CREATE TABLE shape (id int, v int)");
 	pg_do(pg, "INSERT INTO shape SELECT i, i + 1 FROM generate_series(0, 30) i");
 	for (int i = 0; i < 20; i++) {
-		must(broker_collect(b, submit("SELECT * FROM shape WHERE id = $1", 1), -1, NULL, NULL),
+		must(broker_collect(
+			     b, submit("SELECT * FROM shape WHERE id = $1", 1), -1, NULL, NULL),
 			"warm up");
 	}
 	for (int round = 0; round < 5; round++) {

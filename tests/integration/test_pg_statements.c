@@ -9,8 +9,8 @@
 
 static const struct broker_call readonly = {.flags = BROKER_READONLY};
 
-/* Names of the statements that the connection has prepared, oldest first; not the empty one by which
- * it is known that the session was cleaned. */
+/* Names of the statements that the connection has prepared, oldest first; not the empty one by
+ * which it is known that the session was cleaned. */
 static const char *prepared(struct broker *b)
 {
 	return case_text(b, NULL,

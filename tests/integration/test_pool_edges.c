@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_pool_edges.c - what a pool must get right at its limits: a burst that needs no queue, what is
- * said of statements in a lease that is lost, as many servers and connections as there may be.
+ * test_pool_edges.c - what a pool must get right at its limits: a burst that needs no queue, what
+ * is said of statements in a lease that is lost, as many servers and connections as there may be.
  */
 #include "behave.h"
 
@@ -12,8 +12,9 @@
 /* All arrive in the same turn, since the broker stands still meanwhile. */
 static void test_burst(void)
 {
-	struct behave t = behave_start("",
-		SETTINGS("pool main.max_size=4", "pool main.max_waiting=1", "pool main.reset=always"));
+	struct behave t =
+		behave_start("", SETTINGS("pool main.max_size=4", "pool main.max_waiting=1",
+					 "pool main.reset=always"));
 	unsigned good = 0, refused = 0;
 	uint64_t ticket[BURST];
 
@@ -73,8 +74,8 @@ static void test_many_servers(void)
 	settings[n] = NULL;
 	t.proc = broker_start(NULL, settings);
 	t.b = behave_attach(t.proc);
-	is_int(behave_run(t.b, &(struct broker_call){.timeout_ms = 300}, "SELECT 1"), BROKER_E_TIMEOUT,
-		"32 servers, all of them away: a clear answer in time");
+	is_int(behave_run(t.b, &(struct broker_call){.timeout_ms = 300}, "SELECT 1"),
+		BROKER_E_TIMEOUT, "32 servers, all of them away: a clear answer in time");
 	broker_detach(&t.b);
 	is_int(broker_free(&t.proc), 0, "the broker ends well");
 	for (unsigned i = 0; i < 32; i++) {

@@ -140,7 +140,8 @@ static void test_uid_cap(void)
 
 static unsigned open_of(struct behave *t, const char *pool)
 {
-	static const char *const states[] = {"active", "leased", "pinned", "idle", "tested", "login"};
+	static const char *const states[] = {
+		"active", "leased", "pinned", "idle", "tested", "login"};
 	char *look = behave_look(t->proc), name[120];
 	unsigned n = 0;
 
@@ -224,7 +225,8 @@ static void test_query_timeout(void)
 		"", SETTINGS("pool main.max_size=2", "pool main.query_timeout=200ms"));
 	int64_t start = wait_clock_ms();
 
-	is_int(behave_run(t.b, NULL, "sleep 60000"), BROKER_E_TIMEOUT, "query_timeout ends a statement");
+	is_int(behave_run(t.b, NULL, "sleep 60000"), BROKER_E_TIMEOUT,
+		"query_timeout ends a statement");
 	ok(behave_since(start) < LONG_MS, "soon");
 	is_int(broker_error(t.b)->outcome, BROKER_NOT_DONE, "with a known outcome");
 	is_int(behave_run(t.b, NULL, "sleep 20"), 0, "a shorter one is not touched");

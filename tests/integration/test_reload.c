@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_reload.c - SIGHUP to a broker at work: what changes at once, what goes on undisturbed, and what
- * is said about the rest.
+ * test_reload.c - SIGHUP to a broker at work: what changes at once, what goes on undisturbed, and
+ * what is said about the rest.
  */
 #include "behave.h"
 #include "pg_case.h"
@@ -145,7 +145,8 @@ static void test_restart_needed(void)
 {
 	configure("max_workers = 3\nlog_level = debug", "moved", "user = other");
 	ok(reload("done"), "a change that needs a restart, and one that does not");
-	is_int(broker_log_count(proc, "[broker] max_workers: a change needs a restart; it stays 1024"),
+	is_int(broker_log_count(
+		       proc, "[broker] max_workers: a change needs a restart; it stays 1024"),
 		1, "are told apart");
 	configure("log_level = info", "moved", "user = other");
 	ok(reload("done"), "and back");

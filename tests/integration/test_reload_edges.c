@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_reload_edges.c - what a reload must not do: lose a database in memory, keep old time-outs, or
- * promise connections that nobody gets.
+ * test_reload_edges.c - what a reload must not do: lose a database in memory, keep old time-outs,
+ * or promise connections that nobody gets.
  */
 #include "behave.h"
 #include "pg_case.h"
@@ -113,10 +113,11 @@ static int busy_worker(struct broker *b, void *arg)
 /* The other pool is never idle, and somebody always waits there. */
 static void test_guarantee_made_later(void)
 {
-	static const char text[] = "[server db]\nurl = fake:\nmax_connections = 2\n"
-				   "[pool main]\nservers = db\nmax_size = 2\n"
-				   "acquire_timeout = 10s\n[pool second]\nservers = db\n"
-				   "max_size = 2\nmin_idle = 0\ninit_fail_timeout = 0\nguaranteed = %d\n";
+	static const char text[] =
+		"[server db]\nurl = fake:\nmax_connections = 2\n"
+		"[pool main]\nservers = db\nmax_size = 2\n"
+		"acquire_timeout = 10s\n[pool second]\nservers = db\n"
+		"max_size = 2\nmin_idle = 0\ninit_fail_timeout = 0\nguaranteed = %d\n";
 	struct broker_call second = {.pool = "second", .timeout_ms = 5000};
 	struct broker *b;
 	pid_t pid[8];
@@ -124,7 +125,8 @@ static void test_guarantee_made_later(void)
 	stop = behave_share(sizeof(*stop));
 	configure(text, 0);
 	b = start();
-	ok(wait_until(behave_conns(proc, "idle") == 2, PATIENCE_MS), "one pool has all connections");
+	ok(wait_until(behave_conns(proc, "idle") == 2, PATIENCE_MS),
+		"one pool has all connections");
 	for (unsigned i = 0; i < 8; i++) {
 		pid[i] = behave_worker(proc, busy_worker, NULL);
 	}

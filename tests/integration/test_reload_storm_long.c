@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * test_reload_storm_long.c - workers write rows of their own, alone and in transactions, while the
- * configuration is read again several times a second (sizes, credentials, the url of the server) and
- * PostgreSQL goes and comes back; SQLite with a journal stands in.  In the end every acknowledged row
- * is in PostgreSQL once, and none that was refused.
+ * configuration is read again several times a second (sizes, credentials, the url of the server)
+ * and PostgreSQL goes and comes back; SQLite with a journal stands in.  In the end every
+ * acknowledged row is in PostgreSQL once, and none that was refused.
  */
 #include "behave.h"
 #include "pg_case.h"
@@ -98,7 +98,8 @@ static int writer(struct broker *b, void *arg)
 
 static void check_rows(struct crowd *c)
 {
-	unsigned done = 0, unknown = 0, failed = 0, lost = 0, surplus = 0, n = atomic_load(&c->next);
+	unsigned done = 0, unknown = 0, failed = 0, lost = 0, surplus = 0,
+		 n = atomic_load(&c->next);
 	PGconn *conn = pg_connect(pg);
 	PGresult *r = PQexec(conn, "SELECT n FROM item ORDER BY n");
 	bool *there = calloc(ROWS_MAX, 1);
@@ -142,7 +143,8 @@ static void storm(struct behave_rng *rng)
 
 			configure(behave_random(rng, 24));
 			kill(broker_pid(proc), SIGHUP);
-			if (!wait_until(broker_log_count(proc, "reload: done") > before, PATIENCE_MS)) {
+			if (!wait_until(
+				    broker_log_count(proc, "reload: done") > before, PATIENCE_MS)) {
 				bail_out("no reload");
 			}
 			(void)wait_until(false, behave_random(rng, 300));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_slow_aside.c - statements that are known to be slow leave one connection of each server to the
- * others.
+ * test_slow_aside.c - statements that are known to be slow leave one connection of each server to
+ * the others.
  *
  * Judged by the order in which things end, not by times: quick statements are answered while slow
  * ones, that came before them, still wait for a connection.

@@ -75,8 +75,8 @@ static void do_transaction(struct crew_worker *w)
 }
 
 /*
- * The broker repeats a read whose connection is lost, and nobody notices, unless it happens so often
- * to one read that this may be its fault.
+ * The broker repeats a read whose connection is lost, and nobody notices, unless it happens so
+ * often to one read that this may be its fault.
  */
 static void do_read(struct crew_worker *w)
 {

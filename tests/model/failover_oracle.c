@@ -255,7 +255,8 @@ static void check_member(struct world *w, struct member *m)
 		must(w, here[i] == m->state_count[i], "connections of server %u miscounted",
 			m->index);
 	}
-	must(w, open == tally_open(m->server->tally), "open connections of server %u miscounted", m->index);
+	must(w, open == tally_open(m->server->tally), "open connections of server %u miscounted",
+		m->index);
 }
 
 static void check_leases(struct world *w)

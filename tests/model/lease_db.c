@@ -375,8 +375,8 @@ static void check_hit(struct world *w, struct db *d)
 	must(w, wanted || orphan, "a cancel hits record %u, which is a stranger", d->queue[0].rec);
 }
 
-/* What was started behind a reset that has failed did not run, and may be started again; but who was
- * told before that his outcome is unknown was told so rightly. */
+/* What was started behind a reset that has failed did not run, and may be started again; but who
+ * was told before that his outcome is unknown was told so rightly. */
 static void forget_queue(struct world *w, struct db *d)
 {
 	const struct request *r;

@@ -164,7 +164,8 @@ static void check_conns(struct world *w)
 			p != &w->pool->member[0]->in_state[i]; p = p->next) {
 			here++;
 		}
-		must(w, here == w->pool->member[0]->state_count[i], "connections in state %u miscounted", i);
+		must(w, here == w->pool->member[0]->state_count[i],
+			"connections in state %u miscounted", i);
 		n += here;
 	}
 	must(w, n == WORLD_CONNS, "a connection is in no state");

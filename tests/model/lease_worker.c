@@ -186,7 +186,8 @@ static void die(struct world *w, unsigned worker)
 	}
 	uv_run(&w->io.loop, UV_RUN_NOWAIT);
 	for (struct cds_list_head *p = w->io.sessions.next; p != &w->io.sessions; p = p->next) {
-		must(w, session_of_link(p) != k->wire.s, "the end of worker %u goes unnoticed", worker);
+		must(w, session_of_link(p) != k->wire.s, "the end of worker %u goes unnoticed",
+			worker);
 	}
 	worker_attach(w, worker);
 	k->used = true;

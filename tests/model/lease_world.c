@@ -259,7 +259,8 @@ static void sort_idle(struct world *w)
 {
 	for (unsigned i = WORLD_CONNS; i-- > 0;) {
 		cds_list_del(&w->pool->member[0]->conns[i]->link);
-		cds_list_add(&w->pool->member[0]->conns[i]->link, &w->pool->member[0]->in_state[CONN_IDLE]);
+		cds_list_add(&w->pool->member[0]->conns[i]->link,
+			&w->pool->member[0]->in_state[CONN_IDLE]);
 	}
 }
 

@@ -230,11 +230,13 @@ static void test_parts(void)
 	board_pool_gauge(part[1], 1, POOL_METRIC_WAITING_SINCE, 70);
 	board_pool_gauge(part[0], 0, POOL_METRIC_WAITING_SINCE, 90);
 	board_pool_gauge(part[1], 0, POOL_METRIC_WAITING_SINCE, 80);
-	is_int((int64_t)value(&t, "broker_requests_total", "", 0), 0, "what parts count is not shown");
+	is_int((int64_t)value(&t, "broker_requests_total", "", 0), 0,
+		"what parts count is not shown");
 	board_sum(t.b, 2);
 	is_int((int64_t)value(&t, "broker_requests_total", "", 0), 21, "until it is summed up");
 	is_int((int64_t)value(&t, "broker_leases_active", "", 1), 2, "gauges too");
-	is_int((int64_t)value(&t, "broker_pool_maxwait_seconds", "", 0), 80, "of stamps the oldest");
+	is_int((int64_t)value(&t, "broker_pool_maxwait_seconds", "", 0), 80,
+		"of stamps the oldest");
 	is_int((int64_t)value(&t, "broker_pool_maxwait_seconds", "", 1), 70, "that there is");
 	h = record(&t, SHM_SEC_HISTOGRAMS, POOL_HIST_RUN);
 	is_int((int64_t)get(&h->sum_ns), 3000, "histograms are summed up");

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_client_misuse.c - calls of the library that make no sense: each is refused with a reason, leaves
- * nothing in its outputs that could be taken for a handle, and nothing aborts.  Against the scripted
- * broker of client_fake.h.
+ * test_client_misuse.c - calls of the library that make no sense: each is refused with a reason,
+ * leaves nothing in its outputs that could be taken for a handle, and nothing aborts.  Against the
+ * scripted broker of client_fake.h.
  */
 #include "client_fake.h"
 #include "shmbroker.h"

@@ -417,12 +417,15 @@ static void test_contradictions(void)
 		"t.ini:3: [broker] max_workers_per_uid: 5 is more than max_workers 4",
 		"limits crossed");
 	refused("[broker]\nio_threads = 2\n",
-		"t.ini:2: [broker] io_threads: 2 I/O threads are for configurations with PostgreSQL only, "
-		"and [server local] is something else (SQLite has threads of its own); set 1 or remove "
+		"t.ini:2: [broker] io_threads: 2 I/O threads are for configurations with "
+		"PostgreSQL only, "
+		"and [server local] is something else (SQLite has threads of its own); set 1 or "
+		"remove "
 		"this",
 		"threads for SQLite");
 	refused("[broker]\nio_threads = 2\n" PG_SERVER PG_POOL "max_per_uid = 1\n",
-		"t.ini:2: [broker] io_threads: 2 I/O threads cannot keep max_per_uid of [pool main], which "
+		"t.ini:2: [broker] io_threads: 2 I/O threads cannot keep max_per_uid of [pool "
+		"main], which "
 		"one thread has to count; set 1 or remove one of the two",
 		"threads and caps");
 	refused("[pool a]\nservers = x\n",
@@ -490,10 +493,12 @@ static void test_pool_contradictions(void)
 		{"max_lifetime=1min\nkeepalive_time=90s\n",
 			"t.ini:6: [pool main] keepalive_time: keepalive_time 90s is too much for "
 			"max_lifetime 1min; lower the one or raise the other"},
-		{"keepalive_time=29s\n", "t.ini:5: [pool main] keepalive_time: 29s is out of range; "
-					  "allowed is 30s to 24h, or 0"},
+		{"keepalive_time=29s\n",
+			"t.ini:5: [pool main] keepalive_time: 29s is out of range; "
+			"allowed is 30s to 24h, or 0"},
 		{"validation_timeout=5s\n",
-			"t.ini:5: [pool main] validation_timeout: validation_timeout 5s is too much "
+			"t.ini:5: [pool main] validation_timeout: validation_timeout 5s is too "
+			"much "
 			"for acquire_timeout 5s; lower the one or raise the other"},
 		{"validation_timeout=249\n",
 			"t.ini:5: [pool main] validation_timeout: 249 is out of range; allowed is "
@@ -502,17 +507,19 @@ static void test_pool_contradictions(void)
 			"t.ini:5: [pool main] connect_backoff: connect_backoff 6s is too much for "
 			"connect_backoff_max 5s; lower the one or raise the other"},
 		{"connect_backoff_max=5\n",
-			"t.ini:5: [pool main] connect_backoff_max: connect_backoff 10ms is too much "
+			"t.ini:5: [pool main] connect_backoff_max: connect_backoff 10ms is too "
+			"much "
 			"for connect_backoff_max 5ms; lower the one or raise the other"},
 		{"leak_threshold=1s\n", "t.ini:5: [pool main] leak_threshold: 1s is out of range; "
-					 "allowed is 2s to 24h, or 0"},
+					"allowed is 2s to 24h, or 0"},
 		{"leak_threshold=0\nleak_action=rollback\n",
 			"t.ini:6: [pool main] leak_action: rollback means nothing with "
 			"leak_threshold 0; set a threshold or remove it"},
 		{"leak_action=kill\n",
 			"t.ini:5: [pool main] leak_action: 'kill' is none of log|rollback"},
 		{"guaranteed=11\n[server b]\nurl=host=h\nmax_connections=20\n[pool b]\nservers=b\n",
-			"t.ini:5: [pool main] guaranteed: guaranteed 11 is too much for max_size 10; "
+			"t.ini:5: [pool main] guaranteed: guaranteed 11 is too much for max_size "
+			"10; "
 			"lower the one or raise the other\n"
 			"t.ini:5: [pool main] guaranteed: none of its servers has max_connections, "
 			"out of which to guarantee; set that or remove this"},
@@ -520,9 +527,9 @@ static void test_pool_contradictions(void)
 			"t.ini:5: [pool main] fallback: there is nothing to fall back from; name a "
 			"server on SQLite as the last of several in servers"},
 		{"mirror=item\n", "t.ini:5: [pool main] mirror: means nothing with fallback = off; "
-				   "remove it"},
+				  "remove it"},
 		{"batch_patience=-1\n", "t.ini:5: [pool main] batch_patience: -1 is out of range; "
-					 "allowed is 0 to 1h"},
+					"allowed is 0 to 1h"},
 	};
 
 	for (unsigned i = 0; i < array_size(cases); i++) {
@@ -541,10 +548,11 @@ static void test_pool_contradictions(void)
 static void test_several_servers(void)
 {
 #define THREE "[server a]\nurl=host=a\n[server b]\nurl=host=b\n[server c]\nurl=sqlite:c.db\n"
-	struct config *c = load(THREE "[pool main]\nservers=a b c\nfallback=journal\nmirror=item, s.x\n"
-				      "mirror_interval=1s\nreaders=2\nread_from=any\nmax_lag=0\n"
-				      "leak_action=rollback\n",
-		NO_ENV, NO_SET);
+	struct config *c =
+		load(THREE "[pool main]\nservers=a b c\nfallback=journal\nmirror=item, s.x\n"
+			   "mirror_interval=1s\nreaders=2\nread_from=any\nmax_lag=0\n"
+			   "leak_action=rollback\n",
+			NO_ENV, NO_SET);
 	char ini[4000] = "";
 
 	if (ok(c != NULL, "two servers and a fallback")) {
@@ -567,7 +575,8 @@ static void test_several_servers(void)
 	refused(THREE "[pool main]\nservers=a c b\nfallback=journal\n",
 		"t.ini:8: [pool main] servers: 'c' is on SQLite; only the last of several servers "
 		"may be, as fallback\n"
-		"t.ini:9: [pool main] fallback: the last of the servers, 'b', is not on SQLite; add "
+		"t.ini:9: [pool main] fallback: the last of the servers, 'b', is not on SQLite; "
+		"add "
 		"one that is, or set fallback = off",
 		"a fallback in the middle");
 	refused(THREE "[pool main]\nservers=a b c\nfallback=read-only\nmirror=a;b, x.y.z, 1a, a.\n",
@@ -577,7 +586,8 @@ static void test_several_servers(void)
 		"t.ini:10: [pool main] mirror: 'a.' is no name of the form [schema.]table",
 		"what cannot be a table");
 	for (int i = 0; i < 33; i++) {
-		snprintf(ini + strlen(ini), sizeof(ini) - strlen(ini), "[server s%d]\nurl=host=h\n", i);
+		snprintf(ini + strlen(ini), sizeof(ini) - strlen(ini), "[server s%d]\nurl=host=h\n",
+			i);
 	}
 	strcat(ini, "[pool main]\nservers=");
 	for (int i = 0; i < 33; i++) {

@@ -109,8 +109,8 @@ static const struct {
 } cases[] = {
 	{"nothing", A B P("a b"), A B P("a b"), "", ""},
 	{"sizes and times", A B P("a b"),
-		"[broker]\nlog_level=debug\n" A B "health_down_after=5\n" P("a b")
-			"max_size=4\nleak_action=rollback\n",
+		"[broker]\nlog_level=debug\n" A B
+		"health_down_after=5\n" P("a b") "max_size=4\nleak_action=rollback\n",
 		"",
 		"[broker] log_level: debug, was info\n"
 		"[server b] health_down_after: 5, was 3\n"
@@ -133,8 +133,8 @@ static const struct {
 		"[pool q] max_size: 10, was 3\n"
 		"[pool q] min_idle: 10, was 3"},
 	{"what needs a restart", "[broker]\nmax_workers=50\n" LITE P("c") "readers=2\n",
-		"[broker]\nmax_workers=60\nsocket=x\nsocket_mode=0600\ndefault_timeout=1s\n" LITE
-			P("c") "readers=3\nslow_sample=5\nbusy_timeout=1s\n",
+		"[broker]\nmax_workers=60\nsocket=x\nsocket_mode=0600\ndefault_timeout=1s\n" LITE P(
+			"c") "readers=3\nslow_sample=5\nbusy_timeout=1s\n",
 		"[broker] socket: a change needs a restart; it stays shmbroker.sock\n"
 		"[broker] socket_mode: a change needs a restart; it stays 0660\n"
 		"[broker] max_workers: a change needs a restart; it stays 50\n"
@@ -147,7 +147,8 @@ static const struct {
 	{"a mistake", A P("a"), A P("a") "max_size=x\n", NULL,
 		"t.ini:5: [pool p] max_size: 'x' is not a whole number"},
 	{"a contradiction", A P("a"), A P("a") "max_size=3\nmin_idle=4\n", NULL,
-		"t.ini:6: [pool p] min_idle: min_idle 4 is too much for max_size 3; lower the one or "
+		"t.ini:6: [pool p] min_idle: min_idle 4 is too much for max_size 3; lower the one "
+		"or "
 		"raise the other"},
 	{"a fallback that comes", A B P("a b"), A LITE P("a c") JOURNAL "mirror=t\n",
 		"[pool p] fallback: a change needs a restart; it stays off\n"
@@ -217,7 +218,8 @@ static void test_limits_follow(void)
 	is_int(next != NULL ? next->broker.max_workers_per_uid : 0, 50, "and never exceeds it");
 	config_free(next);
 	next = reload(now, "[broker]\nmax_workers_per_uid=7\nmax_workers=50\n");
-	is_int(next != NULL ? next->broker.max_workers_per_uid : 0, 7, "a limit of its own is live");
+	is_int(next != NULL ? next->broker.max_workers_per_uid : 0, 7,
+		"a limit of its own is live");
 	config_free(next);
 	config_free(now);
 }
@@ -237,7 +239,8 @@ static void test_return(void)
 	if (four != NULL) {
 		config_tell_changes(three, four, add_text);
 	}
-	is_str(text, "server a: added\nserver d: removed\n[pool p] servers: b, a, was b, d", "told");
+	is_str(text, "server a: added\nserver d: removed\n[pool p] servers: b, a, was b, d",
+		"told");
 	config_free(one);
 	config_free(two);
 	config_free(three);

@@ -48,7 +48,8 @@ static void test_tx_control(void)
 	ok(!(traits("ROLLBACK TO SAVEPOINT a") & STMT_TX_END), "ROLLBACK TO does not");
 	ok(!(traits("rollback transaction to a") & STMT_TX_END), "nor with TRANSACTION in between");
 	ok(traits("ROLLBACK TO a") & STMT_TX_CONTROL, "but it needs a lease");
-	ok(!(traits("COMMIT PREPARED 'x'") & (STMT_TX_CONTROL | STMT_TX_END)), "COMMIT PREPARED is free");
+	ok(!(traits("COMMIT PREPARED 'x'") & (STMT_TX_CONTROL | STMT_TX_END)),
+		"COMMIT PREPARED is free");
 	ok(traits("PREPARE TRANSACTION 'x'") & STMT_TX_END, "PREPARE TRANSACTION ends");
 	ok(traits("savepoint a") & STMT_TX_CONTROL, "SAVEPOINT needs a lease");
 	is_int(traits("SELECT 'begin'"), 0, "a literal is no first word");
@@ -58,12 +59,13 @@ static void test_tx_control(void)
 static void test_suspicion(void)
 {
 	static const char *const suspects[] = {"SET x = 1", "set local a to b", "RESET ALL",
-		"LISTEN a", "PREPARE p AS SELECT 1", "DEALLOCATE p", "DECLARE c CURSOR FOR SELECT 1",
-		"LOAD 'x'", "DO $$ BEGIN END $$", "CALL p()", "DISCARD TEMP", "CREATE TEMP TABLE t()",
-		"create  temporary view v as select 1", "SELECT 1 INTO TEMP t",
-		"SELECT pg_catalog.set_config('a','b',false)", "SELECT pg_advisory_lock(1)",
-		"SELECT pg_try_advisory_lock_shared(1)", "SELECT lastval()", "select lo_create(0)",
-		"/**/SET/**/x=1", "SELECT /* c */ pg_advisory_lock(1)", NULL};
+		"LISTEN a", "PREPARE p AS SELECT 1", "DEALLOCATE p",
+		"DECLARE c CURSOR FOR SELECT 1", "LOAD 'x'", "DO $$ BEGIN END $$", "CALL p()",
+		"DISCARD TEMP", "CREATE TEMP TABLE t()", "create  temporary view v as select 1",
+		"SELECT 1 INTO TEMP t", "SELECT pg_catalog.set_config('a','b',false)",
+		"SELECT pg_advisory_lock(1)", "SELECT pg_try_advisory_lock_shared(1)",
+		"SELECT lastval()", "select lo_create(0)", "/**/SET/**/x=1",
+		"SELECT /* c */ pg_advisory_lock(1)", NULL};
 	static const char *const clean[] = {"SELECT 1", "INSERT INTO t VALUES ($1)",
 		"SELECT pg_advisory_xact_lock(1)", "UPDATE t SET a = 1", "SELECT nextval('s')",
 		"DELETE FROM settings", "", "--", NULL};

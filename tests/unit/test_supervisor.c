@@ -111,8 +111,8 @@ static int serve_deaf(const struct config *cfg, const struct broker_start *start
 }
 
 /*
- * Tells what it is configured with, and every SIGHUP; SIGUSR1 makes it crash.  Later lives get ready
- * when SIGUSR2 comes, and not before.
+ * Tells what it is configured with, and every SIGHUP; SIGUSR1 makes it crash.  Later lives get
+ * ready when SIGUSR2 comes, and not before.
  */
 static int serve_configured(const struct config *cfg, const struct broker_start *start)
 {

@@ -723,8 +723,9 @@ void matrix_run(const struct matrix_plan *plan)
 	is_int(run.reached, run.cases, "every point was reached");
 	s = look(&run);
 	is_int(s.evictions, 0, "nobody was evicted");
-	/* A few more, however many the cases: a reader of SQLite opens the log with its first statement, and
-	 * the descriptor of one that was opened anew is kept while others have locks. */
+	/* A few more, however many the cases: a reader of SQLite opens the log with its first
+	 * statement, and the descriptor of one that was opened anew is kept while others have
+	 * locks. */
 	ok(wait_until(broker_fds(plan->broker) <= fds + KEPT_FDS, CASE_MS),
 		"the broker has no more descriptors than before");
 	diag("%d descriptors before, %d now", fds, broker_fds(plan->broker));

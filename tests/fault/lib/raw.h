@@ -2,8 +2,8 @@
 /*
  * raw.h - a worker without the client library: attaches by hand and writes what it likes into W.
  *
- * Nothing here checks what it sends; that is the point.  Functions that only set the scene (connect,
- * attach as a well-behaved worker would) end the test if they cannot.
+ * Nothing here checks what it sends; that is the point.  Functions that only set the scene
+ * (connect, attach as a well-behaved worker would) end the test if they cannot.
  */
 #ifndef FAULT_RAW_H
 #define FAULT_RAW_H

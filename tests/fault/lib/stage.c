@@ -113,7 +113,8 @@ const char *stage_rows_sql(const struct stage *s, unsigned n, char *buf, unsigne
 		snprintf(buf, size, "SELECT i, repeat('x', 1000) FROM generate_series(1, %u) i", n);
 	} else {
 		snprintf(buf, size,
-			"WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < %u) "
+			"WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < "
+			"%u) "
 			"SELECT n, printf('%%1000d', n) FROM c",
 			n);
 	}
@@ -301,8 +302,8 @@ int64_t stage_metric(const struct stage *s, const char *name)
 /* -- open and close ---------------------------------------------------------------------------- */
 
 /*
- * Every connection has had something to do: what it opens on first use is open.  SQLite's readers only
- * get something each if it lasts, and only statements that are known to read.
+ * Every connection has had something to do: what it opens on first use is open.  SQLite's readers
+ * only get something each if it lasts, and only statements that are known to read.
  */
 static void warm_up(struct stage *s, struct broker *b)
 {
@@ -319,12 +320,14 @@ static void warm_up(struct stage *s, struct broker *b)
 
 		for (unsigned i = 0; i < 40; i++) {
 			if (broker_submit(b, sql[s->db], 0, NULL, &call, &ticket[i]) < 0) {
-				bail_out("the stage cannot be warmed up: %s", broker_error(b)->message);
+				bail_out("the stage cannot be warmed up: %s",
+					broker_error(b)->message);
 			}
 		}
 		for (unsigned i = 0; i < 40; i++) {
 			if (broker_collect(b, ticket[i], -1, NULL, NULL) < 0) {
-				bail_out("the stage cannot be warmed up: %s", broker_error(b)->message);
+				bail_out("the stage cannot be warmed up: %s",
+					broker_error(b)->message);
 			}
 		}
 	}
@@ -334,13 +337,15 @@ static void set_up(struct stage *s)
 {
 	struct broker *b = witness_attach(s);
 
-	if (b == NULL || broker_exec(b, "CREATE TABLE witness (n BIGINT)", 0, NULL, NULL, NULL) < 0) {
+	if (b == NULL ||
+		broker_exec(b, "CREATE TABLE witness (n BIGINT)", 0, NULL, NULL, NULL) < 0) {
 		bail_out("the stage cannot be set up: %s", broker_error(b)->message);
 	}
 	warm_up(s, b);
 	broker_detach(&b);
 	if (s->db != STAGE_SQLITE &&
-		!wait_until(stage_metric(s, "broker_connections_created_total") >= CONNECTIONS, 20000)) {
+		!wait_until(stage_metric(s, "broker_connections_created_total") >= CONNECTIONS,
+			20000)) {
 		bail_out("the pool does not open its connections");
 	}
 }
@@ -436,7 +441,8 @@ static void check_broker(struct stage *s)
 	if (SANITIZED) {
 		skip("a sanitizer's memory says nothing");
 	} else {
-		ok(grown < RSS_GROWTH, "its memory has grown by less than %d MiB", RSS_GROWTH >> 20);
+		ok(grown < RSS_GROWTH, "its memory has grown by less than %d MiB",
+			RSS_GROWTH >> 20);
 		diag("grown by %lld KiB", (long long)grown / 1024);
 	}
 	ok(wait_until(balanced(s), 15000), "started = finished + failed, nothing in flight");

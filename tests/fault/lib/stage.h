@@ -4,8 +4,8 @@
  *
  * The witness is a process of its own with the client library.  It runs statements all the time,
  * checks every answer, and notes what went wrong and how long the slowest call took.  stage_close
- * makes the checks: nothing went wrong for the witness, it never waited long, the broker is the same
- * process with the memory and descriptors it had, and its counters balance.
+ * makes the checks: nothing went wrong for the witness, it never waited long, the broker is the
+ * same process with the memory and descriptors it had, and its counters balance.
  */
 #ifndef FAULT_STAGE_H
 #define FAULT_STAGE_H
@@ -41,7 +41,8 @@ const char *stage_sql(const struct stage *s);
 const char *stage_rows_sql(const struct stage *s, unsigned n, char *buf, unsigned size);
 const char *stage_long_sql(const struct stage *s);
 
-/* Statements the witness has ended; and one check that it gets on: another few of them within ms. */
+/* Statements the witness has ended; and one check that it gets on: another few of them within
+ * ms. */
 uint64_t stage_progress(const struct stage *s);
 bool stage_moves(const struct stage *s, int64_t ms);
 /* Let the witness rest, e.g. while there is no connection for it by design; and go on. */

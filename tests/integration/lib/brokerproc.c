@@ -97,8 +97,8 @@ static bool mention(const char *const *settings, const char *word)
 }
 
 /*
- * Unless the test says it itself: one I/O thread, so that a test does the same on every machine; with
- * TEST_IO_THREADS so many, wherever there may be several.
+ * Unless the test says it itself: one I/O thread, so that a test does the same on every machine;
+ * with TEST_IO_THREADS so many, wherever there may be several.
  */
 static void add_threads(struct broker_proc *p, const char *url, const char *const *settings)
 {

@@ -7,8 +7,8 @@
  * shown if a check fails.
  *
  * Where the test says nothing about it, it has one I/O thread whatever the machine; or, if it is on
- * PostgreSQL and its other settings allow it, N with TEST_IO_THREADS=N in the environment: to run any
- * test on several.
+ * PostgreSQL and its other settings allow it, N with TEST_IO_THREADS=N in the environment: to run
+ * any test on several.
  */
 #ifndef IT_BROKERPROC_H
 #define IT_BROKERPROC_H

@@ -245,8 +245,8 @@ static void do_batch(struct worker *w)
 		op[i] = begin_op(w, 1);
 		v[0] = broker_int64(op[i]);
 		atomic_fetch_add(&w->books->statements, 1);
-		rc = broker_submit(w->b, "INSERT INTO chaos (op, part, note) VALUES ($1, $2, $3)", 3,
-			v, NULL, &ticket[i]);
+		rc = broker_submit(w->b, "INSERT INTO chaos (op, part, note) VALUES ($1, $2, $3)",
+			3, v, NULL, &ticket[i]);
 		if (rc < 0) {
 			surprise(w, "submit", rc);
 			_exit(4);
@@ -289,8 +289,8 @@ static void do_cancelled_write(struct worker *w)
 
 	atomic_fetch_add(&w->books->statements, 1);
 	atomic_fetch_add(&w->books->cancels, 1);
-	rc = broker_submit(w->b, "INSERT INTO chaos (op, part, note) VALUES ($1, $2, $3)", 3, v, NULL,
-		&ticket);
+	rc = broker_submit(w->b, "INSERT INTO chaos (op, part, note) VALUES ($1, $2, $3)", 3, v,
+		NULL, &ticket);
 	rc = rc == 0 ? broker_cancel(w->b, ticket) : rc;
 	rc = rc == 0 ? broker_collect(w->b, ticket, -1, NULL, NULL) : rc;
 	if (rc == BROKER_E_CANCELLED) {
@@ -482,12 +482,14 @@ static void check_mixture(const struct run *run)
 {
 	const struct books *b = run->books;
 
-	ok(atomic_load(&b->reads) > 0, "%u reads saw what was acknowledged", atomic_load(&b->reads));
+	ok(atomic_load(&b->reads) > 0, "%u reads saw what was acknowledged",
+		atomic_load(&b->reads));
 	ok(atomic_load(&b->committed) > 0, "%u transactions were committed",
 		atomic_load(&b->committed));
 	ok(atomic_load(&b->rolled_back) > 0, "%u were rolled back", atomic_load(&b->rolled_back));
 	ok(atomic_load(&b->aborted) > 0, "%u were undone by an error", atomic_load(&b->aborted));
-	ok(atomic_load(&b->errors) > 0, "%u statements failed as they should", atomic_load(&b->errors));
+	ok(atomic_load(&b->errors) > 0, "%u statements failed as they should",
+		atomic_load(&b->errors));
 	ok(atomic_load(&b->cancelled) > 0, "%u of %u cancelled statements ended so",
 		atomic_load(&b->cancelled), atomic_load(&b->cancels));
 }
@@ -501,7 +503,8 @@ static int64_t metric(struct run *run, const char *name)
 	int64_t sum = 0;
 
 	for (char *p = text; p != NULL && *p != '\0'; p = strchr(p, '\n'), p = p ? p + 1 : NULL) {
-		if (strncmp(p, name, len) == 0 && (p[len] == ' ' || p[len] == '{' || p[len] == '.')) {
+		if (strncmp(p, name, len) == 0 &&
+			(p[len] == ' ' || p[len] == '{' || p[len] == '.')) {
 			const char *v = strchr(p, ' ');
 
 			sum += v != NULL ? atoll(v) : 0;
@@ -528,7 +531,8 @@ static void check_broker(struct run *run)
 		(long long)metric(run, "broker_statements_failed_total"),
 		(long long)metric(run, "broker_worker_deaths_total"));
 	ok(wait_until(metric(run, "broker_leases_active") == 0, 10000), "no lease is held");
-	is_int(metric(run, "broker_leases_granted_total"), metric(run, "broker_leases_released_total"),
+	is_int(metric(run, "broker_leases_granted_total"),
+		metric(run, "broker_leases_released_total"),
 		"every lease that was granted was given back");
 	ok(wait_until(metric(run, "broker_pool_connections{state=\"idle\",pool=\"main\"}") ==
 			      run->plan->connections,
@@ -536,7 +540,8 @@ static void check_broker(struct run *run)
 		"the pool is full again");
 	ok(wait_until(metric(run, "broker_workers") == 0, 5000), "nobody is attached any more");
 	is_int(metric(run, "broker_detaches_total") + metric(run, "broker_worker_deaths_total"),
-		metric(run, "broker_attaches_total"), "whoever attached has detached or is known to be dead");
+		metric(run, "broker_attaches_total"),
+		"whoever attached has detached or is known to be dead");
 	is_int(metric(run, "broker_evictions_total"), 0, "nobody was evicted");
 	ok(wait_until(metric(run, "broker_request_memory_bytes") == 0, 5000),
 		"no memory is held for requests");

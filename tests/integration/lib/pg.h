@@ -3,8 +3,8 @@
  * pg.h - private PostgreSQL clusters for tests.
  *
  * A cluster lives in the test's scratch directory, listens on a Unix socket there and, unless the
- * settings say otherwise, on nothing else, trusts everyone who reaches it from this machine, and has
- * one superuser, postgres.  When the test
+ * settings say otherwise, on nothing else, trusts everyone who reaches it from this machine, and
+ * has one superuser, postgres.  When the test
  * runs as root the server runs as another user (spawn_user).  It is a direct child of the test and
  * dies with it.  initdb runs once: later clusters are copies of a template, kept in TEST_CACHE if
  * set.

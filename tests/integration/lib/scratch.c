@@ -121,7 +121,8 @@ static void end_processes(const char *where)
 	free(mark);
 }
 
-/* What a broker publishes next to its socket is a link into /dev/shm; if it was killed, both stay. */
+/* What a broker publishes next to its socket is a link into /dev/shm; if it was killed, both
+ * stay. */
 static void remove_segment(const char *link)
 {
 	char target[4096];

@@ -8,9 +8,10 @@
  * paths.
  *
  * When the program ends, whether by exit() or by any signal, SIGKILL included, every process that
- * was started through spawn.h is ended and the directory is removed, with what killed brokers left in
- * /dev/shm.  Exit does it at once; for the rest a small guard process, forked with the directory, watches the program's pidfd.
- * With TEST_KEEP set in the environment the directory stays and its name is printed.
+ * was started through spawn.h is ended and the directory is removed, with what killed brokers left
+ * in /dev/shm.  Exit does it at once; for the rest a small guard process, forked with the
+ * directory, watches the program's pidfd.  With TEST_KEEP set in the environment the directory
+ * stays and its name is printed.
  */
 #ifndef IT_SCRATCH_H
 #define IT_SCRATCH_H

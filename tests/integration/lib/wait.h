@@ -4,8 +4,8 @@
  *
  *     ok(wait_until(pg_int(pg, "SELECT count(*) FROM item") == 3, 5000), "three rows arrive");
  *
- * The condition is evaluated at least once, then again and again, first after 50 microseconds, in the
- * end every few milliseconds, and once more after the time is over.
+ * The condition is evaluated at least once, then again and again, first after 50 microseconds, in
+ * the end every few milliseconds, and once more after the time is over.
  */
 #ifndef IT_WAIT_H
 #define IT_WAIT_H
@@ -17,8 +17,8 @@
 int64_t wait_clock_ms(void);
 int64_t wait_clock_us(void);
 
-/* Let some time pass between two looks at a condition: a few milliseconds, or, before the n-th look,
- * what is reasonable then. */
+/* Let some time pass between two looks at a condition: a few milliseconds, or, before the n-th
+ * look, what is reasonable then. */
 void wait_pause(void);
 void wait_pause_before(unsigned n);
 
