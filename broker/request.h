@@ -2,8 +2,8 @@
 /*
  * request.h - one thing a worker asked for, from its descriptor to its last completion.
  *
- * Life: session.c creates it from a descriptor -> waits in a pool or lease queue -> a driver runs
- * it on a connection -> request_done() or request_failed() answers the worker and frees it.
+ * Life: session_take.c creates it from a descriptor -> waits in a pool or lease queue -> a driver
+ * runs it on a connection -> request_done() or request_failed() answers the worker and frees it.
  *
  * A request whose worker died, gave up or was answered already is an *orphan* (session NULL): it
  * keeps its place on the connection, its results are dropped.

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * request_core.h - the core's side of requests: session.c makes them, pool.c, lease.c and conn.c
- * move them.  Drivers see request.h only.
+ * request_core.h - the core's side of requests: session_take.c makes them, pool.c, lease.c and
+ * conn.c move them.  Drivers see request.h only.
  *
  * Accounting: a statement is started when it is taken from its worker and ends once, when the
  * worker was answered or is gone; what an orphan still does on its connection is nobody's
