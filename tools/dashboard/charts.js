@@ -3,6 +3,7 @@
 "use strict";
 
 const HOUR = 3600;
+const GAP = 3.5; // seconds between points, from which on some are missing
 
 // What has been measured: an array per field, the same index is the same second.
 class History {
@@ -14,10 +15,25 @@ class History {
 		this.fields = {time: []};
 	}
 
-	// The document of api/history.json.
+	// The document of api/history.json.  What is older than it stays: an exporter that was started
+	// again remembers less than this page.
 	load(document) {
 		const {pool, ...fields} = document;
-		this.fields = fields;
+		const old = this.fields;
+		const first = fields.time[0] ?? Infinity;
+		let keep = old.time.findIndex((t) => t >= first);
+		keep = keep < 0 ? old.time.length : keep;
+		const missing = keep > 0 && first < Infinity && first - old.time[keep - 1] > GAP;
+		const hole = missing ? 1 : 0; // a point of nothing: no line goes across
+		const merged = {};
+		for (const key of new Set([...Object.keys(old), ...Object.keys(fields)])) {
+			const before = Array.from({length: keep + hole},
+				(_, i) => i < keep ? old[key]?.[i] ?? null
+					: key === "time" ? old.time[keep - 1] + 1 : null);
+			const after = fields.time.map((_, i) => fields[key]?.[i] ?? null);
+			merged[key] = [...before, ...after].slice(-HOUR);
+		}
+		this.fields = merged;
 	}
 
 	get last() {
@@ -26,7 +42,7 @@ class History {
 
 	// True if points are missing between the last one and this.
 	gap(time) {
-		return this.last === 0 || time - this.last > 3.5;
+		return this.last === 0 || time - this.last > GAP;
 	}
 
 	add(time, point) {

@@ -126,6 +126,15 @@ def test_charts(t, b):
     t.equal(b.run("return document.querySelectorAll('#charts canvas').length"), 4, "four charts")
     t.ok(b.run("charts[0].draw(new History(), [0, 1]); "
                "return !charts[0].figure.textContent.includes('Invalid')"), "which may be empty")
+    t.equal(b.run("""
+        const h = new History();
+        h.load({pool: null, time: [1, 2, 3], a: [1, 2, 3]});
+        h.load({pool: null, time: [3, 4], a: [7, 8]});
+        h.load({pool: null, time: [], a: []});
+        h.load({pool: null, time: [100, 101], a: [4, 5], b: [6, 7]});
+        return JSON.stringify([h.fields.time, ...h.columns(["a", "b"]).slice(1)])"""),
+            "[[1,2,3,4,5,100,101],[1,2,7,8,null,4,5],[null,null,null,null,null,6,7]]",
+            "what an exporter that was started again does not know any more stays")
     t.within(b.wait_until("return [...document.querySelectorAll('#charts canvas')].every((c) => "
                           "/latest: .*\\d/.test(c.getAttribute('aria-label')))", 8), 8,
              "each says in words what it shows")
