@@ -23,7 +23,6 @@
 #include "request_core.h"
 #include "session.h"
 
-#include <stdatomic.h>
 #include <string.h>
 
 /* A shared read whose predecessor runs longer than this is moved to another connection. */
@@ -421,9 +420,31 @@ void conn_unlease(struct conn *c)
 	}
 	if (c->ninflight == 0) {
 		conn_rest(c);
-	} else if (!c->cancelling) {
-		conn_cancel_request(c, head_of(c));
+	} else {
+		conn_abandon(c);
 	}
+}
+
+/*
+ * A cancel ends one statement, and the server goes on to the next at once: with several in flight
+ * it would take as many cancels, each sent when the statement it is for has been running for a
+ * while, and short ones would be done, and committed, one after the other.  So the connection is
+ * closed, and driver->close sees to it that none of them begins.  A new connection costs the server
+ * less than a cancel for each.
+ */
+void conn_abandon(struct conn *c)
+{
+	static const struct failure left = {
+		.code = FAIL_UNAVAILABLE, .message = "nobody waits for it any more"};
+
+	if (c->ninflight == 1 || (c->driver->share & DRIVER_SHARE_READS) == 0) {
+		conn_cancel_request(c, head_of(c));
+		return;
+	}
+	log_info("pool %s: connection %u of server %s is closed: its worker has left %u statements "
+		 "on it",
+		c->pool->config->name, c->slot, c->member->server->config->name, c->ninflight);
+	conn_give_up(c, &left);
 }
 
 void conn_reset_done(struct conn *c, bool ok)
@@ -533,8 +554,7 @@ void conn_cancel_request(struct conn *c, struct request *r)
 		.message =
 			"deadline passed while the statement waited behind others on a connection"};
 
-	r->cancel_wanted = true;
-	atomic_store_explicit(&r->cancel, 1, memory_order_relaxed);
+	request_want_cancel(r);
 	if (head_of(c) == r) {
 		cancel_head(c);
 	} else if ((c->driver->share & DRIVER_SHARE_READS) && r->lease == NULL &&

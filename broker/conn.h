@@ -42,6 +42,8 @@ void conn_start(struct conn *c, struct request *r, unsigned begin);
 void conn_request_ended(struct conn *c, struct request *r);
 /* The lease is over: clean the connection and give it back when nothing is in flight. */
 void conn_unlease(struct conn *c);
+/* Nobody wants what the lease has in flight any more: end it.  The lease may be freed. */
+void conn_abandon(struct conn *c);
 
 /* c is IDLE: see whether it still works; meanwhile it is nobody's. */
 void conn_test(struct conn *c);

@@ -197,8 +197,11 @@ struct driver {
 	void *(*detach)(struct conn *c);
 	void (*adopt)(struct conn *c, void *parcel);
 
-	/* Give the connection up, in any state.  Requests in flight were taken away by the core, no
-	 * request_ callback may follow.  Later conn_closed(c, NULL). */
+	/*
+	 * Give the connection up, in any state.  Requests in flight were taken away by the core, no
+	 * request_ callback may follow.  The one that runs is cancelled, those behind it do not
+	 * run.  Later conn_closed(c, NULL).
+	 */
 	void (*close)(struct conn *c);
 };
 

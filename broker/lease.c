@@ -211,7 +211,7 @@ void lease_break(struct lease *l, const struct failure *f)
 		return;
 	}
 	l->state = LEASE_BROKEN;
-	if (is_tx(l) && l->begun) {
+	if (is_tx(l) && l->begun && l->session != NULL) { /* else lease_orphan has counted it */
 		count(l, POOL_METRIC_TRANSACTIONS_ROLLED_BACK);
 	}
 	cut_off(l, f);
@@ -326,6 +326,8 @@ void lease_orphan(struct lease *l)
 	}
 	if (c->ninflight == 0) {
 		lease_finish(l);
+	} else {
+		conn_abandon(c);
 	}
 }
 

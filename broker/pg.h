@@ -354,8 +354,12 @@ void pg_cancel_release(struct pg_backend *pg);
 void pg_cancel_after_copy(struct pg_backend *pg);
 /* pg is GONE. */
 void pg_cancel_forget(struct pg_backend *pg);
-/* Before the connection is closed: end what its backend runs. */
-void pg_cancel_last(struct pg_backend *pg);
+/*
+ * In front of closing the connection: a cancel for what its backend runs, to be sent when it is
+ * closed.  NULL: nothing runs.
+ */
+struct pg_cancel_job *pg_cancel_last(struct pg_backend *pg);
+void pg_cancel_send_last(struct pg_cancel_job *j);
 
 /* -- pg_probe.c -------------------------------------------------------------------------------- */
 

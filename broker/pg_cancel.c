@@ -18,6 +18,14 @@
  * asks again until the request has ended; each cancel sends a Sync of its own, the last one
  * settles.
  *
+ * The last cancel.  When a connection is closed its backend goes on with what it has received, and
+ * does not look whether anybody is there.  It notices when it sends the end of a statement (that is
+ * at each Sync, and with an error at once), and then ends before it begins another one.  So the
+ * connection is closed first, and what runs is cancelled afterwards: of what was sent behind it
+ * nothing runs.  Over TCP that needs a reset (SO_LINGER), since with a mere end of the stream the
+ * first thing that is sent to us would still succeed.  Nobody can ask again later whether that
+ * cancel came before its statement had begun, so it is sent twice.
+ *
  * A cancel is held back while an internal command (SET, DEALLOCATE) is at the head of the FIFO, so
  * that it cannot hit that and leave the request alone.
  *
@@ -32,8 +40,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <time.h>
 
 #define CANCELS_MAX 8u
+/* Between the two last ones; the backend has begun what it was sent by then. */
+#define LAST_AGAIN_NS (100L * 1000000)
 
 struct pg_cancel_job {
 	struct pg_cancel_job *next;
@@ -44,6 +56,7 @@ struct pg_cancel_job {
 #else
 	PGcancel *cancel;
 #endif
+	bool last;
 	bool ok;
 	char err[256];
 };
@@ -93,7 +106,7 @@ static struct pg_cancel_job *job_create(struct pg_backend *pg)
 }
 
 /* Blocks until the server has closed the cancel connection. */
-static void job_run(struct pg_cancel_job *j)
+static void job_send(struct pg_cancel_job *j)
 {
 #ifdef LIBPQ_HAS_ASYNC_CANCEL
 	j->ok = PQcancelBlocking(j->cancel) == 1;
@@ -103,6 +116,20 @@ static void job_run(struct pg_cancel_job *j)
 #else
 	j->ok = PQcancel(j->cancel, j->err, sizeof(j->err)) == 1;
 #endif
+}
+
+static void job_run(struct pg_cancel_job *j)
+{
+	static const struct timespec again = {.tv_nsec = LAST_AGAIN_NS};
+
+	job_send(j);
+	if (j->last && j->ok) {
+		(void)nanosleep(&again, NULL);
+#ifdef LIBPQ_HAS_ASYNC_CANCEL
+		PQcancelReset(j->cancel);
+#endif
+		job_send(j);
+	}
 }
 
 static void canceller_free(struct pg_canceller *k)
@@ -358,14 +385,24 @@ void pg_cancel(struct conn *c)
 	launch(pg);
 }
 
-/* The connection is being given up: its backend would not notice before its statement ends. */
-void pg_cancel_last(struct pg_backend *pg)
+struct pg_cancel_job *pg_cancel_last(struct pg_backend *pg)
 {
+	static const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
 	struct pg_cancel_job *j = pg_step_head(pg) != NULL ? job_create(pg) : NULL;
 
 	if (j != NULL) {
 		j->pg = NULL;
-		enqueue(pg->server->canceller, j);
+		j->last = true;
+		(void)setsockopt(
+			PQsocket(pg->pq), SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+	}
+	return j;
+}
+
+void pg_cancel_send_last(struct pg_cancel_job *j)
+{
+	if (j != NULL) {
+		enqueue(j->canceller, j);
 	}
 }
 

@@ -68,12 +68,12 @@ static void pg_part(struct pg_backend *pg)
 void pg_close(struct conn *c)
 {
 	struct pg_backend *pg = c->priv;
+	struct pg_cancel_job *last =
+		pg->phase == PG_OPEN && !pg->broken ? pg_cancel_last(pg) : NULL;
 
-	if (pg->phase == PG_OPEN && !pg->broken) {
-		pg_cancel_last(pg);
-	}
 	pg->closing = c;
 	pg_part(pg);
+	pg_cancel_send_last(last);
 	pg_put(pg);
 }
 

@@ -463,12 +463,17 @@ void request_give_up(struct request *r, const struct failure *f)
 	io_timer_clear(r->io, &r->timer);
 }
 
+void request_want_cancel(struct request *r)
+{
+	r->cancel_wanted = true;
+	atomic_store_explicit(&r->cancel, 1, memory_order_relaxed);
+}
+
 void request_cut_off(struct request *r, const struct failure *why)
 {
 	struct failure f = lost_failure(r, why);
 
-	r->cancel_wanted = true;
-	atomic_store_explicit(&r->cancel, 1, memory_order_relaxed);
+	request_want_cancel(r);
 	if (r->session != NULL) {
 		request_give_up(r, &f);
 	}
@@ -508,6 +513,10 @@ void request_abandon(struct request *r)
 	account(r, &f, 0);
 	session_request_ended(s, r);
 	io_timer_clear(r->io, &r->timer);
+	if (r->state == REQUEST_RUNNING && r->lease != NULL) {
+		request_want_cancel(r); /* lease_orphan ends all of it at once */
+		return;
+	}
 	if (r->state == REQUEST_RUNNING) {
 		if (r->conn->state != CONN_CLOSING) {
 			conn_cancel_request(r->conn, r);

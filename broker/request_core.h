@@ -36,6 +36,8 @@ void request_bound(struct request *r, uint64_t when_ns);
 /* Not RUNNING, and late: answer it. */
 void request_expire(struct request *r);
 
+/* Nobody waits for it: it is not repeated, and stops where it can look. */
+void request_want_cancel(struct request *r);
 /* The worker asks for its end. */
 void request_cancel(struct request *r);
 /* The worker is gone. */
