@@ -400,16 +400,6 @@ static bool ends_silently(const struct lease *l, const struct request *r)
 	return r->op == REQ_RELEASE || !l->begun || l->conn->tx == CONN_TX_IDLE;
 }
 
-/*
- * r rides behind a reset and may change the session: nothing is sent behind it before it has ended.
- * DEALLOCATE ALL, say, drops what proves to the server that the reset has succeeded (pg.h), and so
- * all that is sent later would fail.
- */
-static bool must_settle(const struct lease *l, const struct request *r)
-{
-	return l->conn->resetting && r->stmt != NULL && (r->stmt->traits & STMT_SUSPECT) != 0;
-}
-
 static void start(struct lease *l, struct request *r)
 {
 	unsigned begin = 0;
@@ -426,7 +416,12 @@ static void start(struct lease *l, struct request *r)
 		statement_put(l->io->statements, l->last);
 		l->last = r->stmt;
 	}
-	l->gate = begin != 0 || is_copy(r->op) || must_settle(l, r);
+	/*
+	 * What rides behind a reset may run DEALLOCATE ALL, if only in a function: that drops what
+	 * proves to the server that the reset has succeeded (pg.h), and all that was sent behind it
+	 * would fail.
+	 */
+	l->gate = begin != 0 || is_copy(r->op) || l->conn->resetting;
 	if (r->op == REQ_COPY_IN) {
 		l->copy = r;
 	}

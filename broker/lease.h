@@ -13,6 +13,7 @@
  * grant wait in `pending`; they go to the connection in order, pipelined, but
  *   - after the one that carries BEGIN nothing is sent until it has ended well, so no statement of
  *     a transaction can ever run outside it;
+ *   - nor behind the first one while its connection is still being cleaned;
  *   - COPY runs alone.
  *
  * I/O thread only.
@@ -37,7 +38,7 @@ struct lease {
 	enum lease_state state;
 	unsigned flags; /* enum req_flag of the REQ_LEASE */
 	bool begun; /* BEGIN was sent */
-	bool gate; /* something that must end first is in flight: BEGIN, COPY, or see must_settle */
+	bool gate; /* what must end first is in flight: BEGIN, COPY, the first behind a reset */
 	bool ending; /* COMMIT, ROLLBACK or RELEASE arrived: nothing may follow */
 	bool dead; /* ended while held: freed by the last lease_drop */
 	unsigned holds;

@@ -497,17 +497,17 @@ static enum conn_tx tx_now(struct pg_backend *pg)
 }
 
 /*
- * Is our name the one that the server does not find?  The statement may itself have named one.  How
+ * Is our name the one that the server complains of?  The statement may itself have named one.  How
  * the server quotes a name depends on its language.
  */
-static bool names_ours(const struct pg_backend *pg, const struct pg_step *s)
+static bool complains_of(const struct pg_backend *pg, const char *sqlstate, const char *name)
 {
 	const char *text = PQresultErrorField(pg->error, PG_DIAG_MESSAGE_PRIMARY), *p = text;
-	char name[PG_NAME_MAX];
-	size_t len;
+	size_t len = strlen(name);
 
-	pg_prepared_name(s->key, name);
-	len = strlen(name);
+	if (len == 0 || !pg_sqlstate_is(pg->error, sqlstate)) {
+		return false;
+	}
 	while (p != NULL && (p = strstr(p, name)) != NULL) {
 		if ((p == text || !isalnum((unsigned char)p[-1])) &&
 			!isalnum((unsigned char)p[len]) && p[len] != '_') {
@@ -519,25 +519,52 @@ static bool names_ours(const struct pg_backend *pg, const struct pg_step *s)
 }
 
 /*
- * Did it fail because the prepared statement was not what we thought?  Then it was not executed:
- *   a table has changed since (pg_is_stale_plan)
- *   26000  it is gone: somebody sent DEALLOCATE
- *   42P05  it is there although we dropped it: DEALLOCATE had failed
+ * 26000: what we have prepared is gone.  DEALLOCATE was sent where we did not see it, in a function
+ * say.  What else is gone shows when it is used, or never, since the session is cleaned after its
+ * user.
  */
-static bool plan_failed(struct pg_backend *pg, const struct pg_step *s)
+static bool is_gone(struct pg_backend *pg, const struct pg_step *s)
 {
-	if (!s->named || pg->error == NULL) {
+	char name[PG_NAME_MAX];
+
+	/* A failed reset would have closed the connection.  Nobody can name this one: all are gone.
+	 */
+	if (complains_of(pg, "26000", pg->proof)) {
+		pg_prepared_clear(pg->prepared);
+		pg->c->dirty = true;
+		return true;
+	}
+	pg_prepared_name(s->key, name);
+	if (!s->named || !complains_of(pg, "26000", name)) {
 		return false;
 	}
-	if (!s->fresh && pg_is_stale_plan(pg->error)) {
+	pg_prepared_remove(pg->prepared, s->key);
+	pg->c->dirty = true;
+	return true;
+}
+
+/* 42P05: it is there although we dropped it, for DEALLOCATE had failed. */
+static bool is_there_already(const struct pg_backend *pg, const struct pg_step *s)
+{
+	char name[PG_NAME_MAX];
+
+	pg_prepared_name(s->key, name);
+	return s->named && complains_of(pg, "42P05", name);
+}
+
+/*
+ * Did it fail because what is prepared was not what we thought?  Then it was not executed, and the
+ * next attempt goes by what is known now.  *sure: a table has not merely changed, which looks the
+ * same as some mistakes of a statement.
+ */
+static bool plan_failed(struct pg_backend *pg, const struct pg_step *s, bool *sure)
+{
+	*sure = pg->error != NULL && (is_gone(pg, s) || is_there_already(pg, s));
+	if (!*sure && pg->error != NULL && s->named && !s->fresh && pg_is_stale_plan(pg->error)) {
 		pg_prepared_set_stale(pg->prepared, s->key);
 		return true;
 	}
-	if (pg_sqlstate_is(pg->error, "26000") && names_ours(pg, s)) {
-		pg_prepared_remove(pg->prepared, s->key);
-		return true;
-	}
-	return pg_sqlstate_is(pg->error, "42P05") && names_ours(pg, s);
+	return *sure;
 }
 
 /*
@@ -558,7 +585,8 @@ static bool may_repeat(
 	return pg_step_is_last(pg) && (s->begin != 0 || pg->tx == CONN_TX_IDLE);
 }
 
-static void fail_request(struct pg_backend *pg, struct request *r)
+/* again: it may be sent again, with a chance to succeed. */
+static void fail_request(struct pg_backend *pg, struct request *r, bool again)
 {
 	static const struct failure aborted = {
 		.code = FAIL_TX_ABORTED,
@@ -583,6 +611,7 @@ static void fail_request(struct pg_backend *pg, struct request *r)
 	pg->error = NULL;
 	pg_answer_clear(pg);
 	pg_failure(error, &f);
+	f.retry_safe = f.retry_safe || again;
 	request_failed(r, &f);
 	PQclear(error);
 }
@@ -618,13 +647,14 @@ static void end_member(struct pg_backend *pg, const struct pg_step *s)
 {
 	struct request *r = pg_head_request(pg);
 	uint64_t affected = pg->affected;
+	bool again;
 
 	check(r != NULL);
 	if (pg->skipped) {
 		repeat_skipped(pg, r, s);
 		return;
 	}
-	if (plan_failed(pg, s) && r->driver_priv == NULL && r->session != NULL &&
+	if (plan_failed(pg, s, &again) && r->driver_priv == NULL && r->session != NULL &&
 		!r->cancel_wanted && !r->delivered && !pg->mute) {
 		r->driver_priv = r; /* once only */
 		pg_answer_clear(pg);
@@ -634,7 +664,7 @@ static void end_member(struct pg_backend *pg, const struct pg_step *s)
 	note_format(pg, s);
 	pg_step_pop(pg);
 	if (pg->error != NULL) {
-		fail_request(pg, r);
+		fail_request(pg, r, again);
 	} else {
 		pg_answer_clear(pg);
 		request_done(r, affected);
@@ -645,7 +675,7 @@ static void end_member(struct pg_backend *pg, const struct pg_step *s)
 static void end_request(struct pg_backend *pg, const struct pg_step *s)
 {
 	struct request *r = pg_head_request(pg);
-	bool alone = s->alone, last = pg_step_is_last(pg);
+	bool alone = s->alone, last = pg_step_is_last(pg), again;
 	uint64_t affected = pg->affected;
 
 	check(r != NULL);
@@ -654,7 +684,7 @@ static void end_request(struct pg_backend *pg, const struct pg_step *s)
 		repeat_skipped(pg, r, s);
 		return;
 	}
-	if (plan_failed(pg, s) && may_repeat(pg, r, s)) {
+	if (plan_failed(pg, s, &again) && may_repeat(pg, r, s)) {
 		r->driver_priv = r; /* once only */
 		pg_answer_clear(pg);
 		pg_repeat(pg, r, s);
@@ -669,7 +699,7 @@ static void end_request(struct pg_backend *pg, const struct pg_step *s)
 		pg_break(pg, "a statement left a transaction open on a shared connection");
 	}
 	if (pg->error != NULL || pg->aborted || pg->unreplicated) {
-		fail_request(pg, r);
+		fail_request(pg, r, again);
 	} else {
 		pg_answer_clear(pg);
 		request_done(r, affected);

@@ -177,7 +177,7 @@ static void test_queue(void)
  * same. */
 static void test_drops_prepared(void)
 {
-	static const char *const drop[] = {"DEALLOCATE ALL", "DISCARD ALL"};
+	static const char *const drop[] = {"DEALLOCATE ALL", "DISCARD ALL", "SELECT drop_all()"};
 
 	for (unsigned i = 0; i < array_size(drop); i++) {
 		struct broker_lease *l = behave_hold(t.b, NULL, "SET work_mem = '1MB'");
@@ -190,6 +190,25 @@ static void test_drops_prepared(void)
 		broker_release(&l);
 		is_int(broker_collect(u.b, first, LONG_MS, NULL, NULL), 0, "it is done");
 		is_str(answer(&u), "fine", "and the one behind it as well");
+	}
+}
+
+/* The same in front of somebody else's, on the same connection. */
+static void test_drops_prepared_of_another(void)
+{
+	for (unsigned i = 0; i < 3; i++) { /* unprepared, prepared by the same, prepared before */
+		struct broker_lease *l = behave_hold(t.b, NULL, "SET work_mem = '1MB'");
+		int64_t shared = behave_metric(t.proc, "broker_shared_sends_total", "");
+		struct user u = ask(t.proc, READ, "SELECT drop_all()", LONG_MS), v;
+
+		ok(waits(t.proc, 1), "a read that drops all that is prepared");
+		v = ask(t.proc, READ, "SELECT 'fine'", LONG_MS);
+		ok(waits(t.proc, 2), "and one of another worker behind it");
+		broker_release(&l);
+		is_str(answer(&u), "dropped", "it is done");
+		is_str(answer(&v), "fine", "and the one behind it as well");
+		ok(behave_metric(t.proc, "broker_shared_sends_total", "") > shared,
+			"they were in flight together");
 	}
 }
 
@@ -372,10 +391,13 @@ int main(void)
 	pg_do(t.pg, "CREATE SCHEMA evil");
 	pg_do(t.pg, "CREATE TABLE evil.item AS SELECT 'forged'::text AS v");
 	pg_do(t.pg, "CREATE ROLE nobody");
+	pg_do(t.pg, "CREATE FUNCTION drop_all() RETURNS text LANGUAGE plpgsql AS "
+		    "$$ BEGIN EXECUTE 'DEALLOCATE ALL'; RETURN 'dropped'; END $$");
 	test_one_write_each("as needed", t.proc, "SET work_mem = '2MB'");
 	test_reset_always();
 	test_queue();
 	test_drops_prepared();
+	test_drops_prepared_of_another();
 	test_readonly_behind_reset();
 	test_fails();
 	test_deadline_meanwhile();

@@ -45,6 +45,50 @@ static void test_prepare(struct broker *b)
 	is_str(case_text(b, NULL, sql, 1, V(broker_int64(4))), "8", "nobody notices");
 }
 
+/* Dropped where the broker does not see it, in a function. */
+static void test_dropped_unseen(struct broker *b)
+{
+	static const char *const sql[] = {"SELECT $1::int + 1", "SELECT $1::int + 2"};
+	struct broker_call in = {0};
+
+	is_int(case_run(b, NULL,
+		       "CREATE FUNCTION drop_all() RETURNS text LANGUAGE plpgsql AS "
+		       "$$ BEGIN EXECUTE 'DEALLOCATE ALL'; RETURN 'dropped'; END $$"),
+		0, "a function that drops all that is prepared");
+	for (int i = 0; i < 4; i++) {
+		is_int(broker_exec(b, sql[i % 2], 1, V(broker_int64(1)), NULL, NULL), 0, "prepare");
+	}
+	is_int(case_run(b, NULL, "SELECT drop_all()"), 0, "they are dropped");
+	is_str(case_text(b, NULL, sql[0], 1, V(broker_int64(1))), "2", "nobody notices");
+
+	is_int(broker_exec(b, sql[1], 1, V(broker_int64(1)), NULL, NULL), 0, "prepare");
+	is_int(broker_lease(b, NULL, &in.lease), 0, "a lease");
+	is_int(case_run(b, &in, "SELECT drop_all()"), 0, "in which they are dropped");
+	is_str(case_text(b, &in, sql[0], 1, V(broker_int64(1))), "2",
+		"nobody notices, of the first");
+	is_str(case_text(b, &in, sql[1], 1, V(broker_int64(1))), "3", "and of the second");
+	broker_release(&in.lease);
+
+	for (int i = 0; i < 4; i++) {
+		is_int(broker_exec(b, sql[i % 2], 1, V(broker_int64(1)), NULL, NULL), 0, "prepare");
+	}
+	is_int(broker_begin(b, NULL, &in.lease), 0, "a transaction");
+	is_int(case_run(b, &in, "SELECT drop_all()"), 0, "in which they are dropped");
+	is_int(broker_exec(b, sql[0], 1, V(broker_int64(1)), &in, NULL), BROKER_E_DATABASE,
+		"it has to fail");
+	is_str(case_sqlstate(b), "26000", "for that reason");
+	ok(broker_error(b)->outcome == BROKER_NOT_DONE && broker_error(b)->retry_safe,
+		"known not done, and worth another attempt");
+	broker_rollback(&in.lease);
+	for (int i = 0; i < 2; i++) {
+		is_int(broker_begin(b, NULL, &in.lease), 0, "the next transaction");
+		is_int(case_run(b, &in, "SELECT 1"), 0, "with a statement in front");
+		is_str(case_text(b, &in, sql[i], 1, V(broker_int64(1))), i == 0 ? "2" : "3",
+			"notices nothing");
+		is_int(broker_commit(&in.lease, 0), 0, "and commits");
+	}
+}
+
 /* Types of parameters must not pass from one worker's values to another's. */
 static void test_prepared_types(struct broker *b)
 {
@@ -305,6 +349,7 @@ int main(void)
 	t = case_start(NULL,
 		(const char *const[]){"pool main.max_size=1", "pool main.max_prepared=5", NULL});
 	test_prepare(t.b);
+	test_dropped_unseen(t.b);
 	test_prepared_types(t.b);
 	test_schema_change(t.b);
 	test_eviction(t.b);
