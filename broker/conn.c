@@ -6,8 +6,8 @@
  * is sent only for the head of the connection, after everything behind it that belongs to others
  * was taken away (conn_evacuate), and nothing new is sent until the driver says that it is settled.
  * No cancel can hit a stranger, but for this: a reset that hangs is cancelled, and should it end
- * just then, the statement behind it is hit.  A read is repeated; a write fails as cancelled, and
- * it was.
+ * just then, the statement behind it is hit.  A read is repeated.  A write had begun, so whether it
+ * is repeated is its worker's to say: he is told that it was not done, and that it may be.
  *
  * Resets.  A session that was touched is cleaned as soon as its user has left it: a lock must not
  * be held by nobody.  Who waits gets the connection without waiting for the answer, and what he

@@ -368,6 +368,24 @@ static bool found_it_readonly(const struct request *r)
 	return r->lease == NULL || (!c->dirty && (c->tx == CONN_TX_IDLE || r->lease->gate));
 }
 
+/* Its connection has a cancel on its way, or had lately. */
+static bool in_a_cancel(const struct request *r)
+{
+	return r->conn->cancelling || r->conn->cancel_ns > r->sent_ns;
+}
+
+/* A cancel that was meant for something in front of it: the reset of its connection, another
+ * statement of its lease.  What commits as it goes along (CALL, DO) may have done a part. */
+static struct failure hit_by_mistake(const struct request *r, const struct failure *why)
+{
+	struct failure f = *why;
+
+	f.code = FAIL_UNAVAILABLE;
+	f.retry_safe = r->stmt == NULL || (r->stmt->traits & STMT_SUSPECT) == 0;
+	f.message = "a cancel that was meant for something in front of it on its connection hit it";
+	return f;
+}
+
 void request_failed(struct request *r, const struct failure *f)
 {
 	struct failure t;
@@ -379,11 +397,13 @@ void request_failed(struct request *r, const struct failure *f)
 		t.retry_safe = true;
 		f = &t;
 	} else if (f->code == FAIL_CANCELLED && repeatable(r) &&
-		   (f->sqlstate[0] == '\0' || r->conn->cancelling ||
-			   r->conn->cancel_ns > r->sent_ns)) {
-		/* A cancel that was meant for somebody else. */
+		   (f->sqlstate[0] == '\0' || in_a_cancel(r))) {
 		repeat(r);
 		return;
+	} else if (f->code == FAIL_CANCELLED && r->state == REQUEST_RUNNING && !r->cancel_wanted &&
+		   f->sqlstate[0] != '\0' && in_a_cancel(r)) {
+		t = hit_by_mistake(r, f);
+		f = &t;
 	}
 	if (met_readonly_server(r, f)) {
 		struct server *s = r->conn->member->server;

@@ -10,6 +10,7 @@
 #include "behave.h"
 #include "check.h"
 #include "pg_case.h"
+#include "proxy.h"
 
 #define USERS 8u
 #define LONG_MS 30000
@@ -54,6 +55,9 @@ static struct user ask(struct broker_proc *p, enum kind kind, const char *sql, i
 	return u;
 }
 
+/* Of the last answer that was an error. */
+static bool worth_repeating;
+
 /* What the statement said, first column of the first row; then the user goes. */
 static const char *answer(struct user *u)
 {
@@ -66,6 +70,7 @@ static const char *answer(struct user *u)
 		rc = broker_get_text(r, 0, &cell, NULL);
 	}
 	if (rc < 0) {
+		worth_repeating = broker_error(u->b)->retry_safe;
 		snprintf(text, sizeof(text), "%d %s %s", rc, broker_error(u->b)->sqlstate,
 			broker_error(u->b)->outcome == BROKER_NOT_DONE ? "not done" : "unknown");
 	} else {
@@ -353,6 +358,84 @@ static void test_hangs(bool terminate)
 	}
 }
 
+/* -- the cancel comes late ----------------------------------------------------------------------
+ */
+
+static bool runs_behind(void)
+{
+	return pg_int(t.pg, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%%gate%%' AND "
+			    "application_name = 'shmbroker' AND wait_event_type = 'Lock'") == 1;
+}
+
+/*
+ * The cleaning hangs and is cancelled; the cancel is under way until the cleaning has ended by
+ * itself and what was sent behind it runs, and hits that.
+ */
+static void test_late_cancel(struct proxy *net, enum kind kind)
+{
+	bool reads = kind == READ || kind == READ_LEASE;
+	int64_t retries;
+	struct broker_lease *l = hold_what_hangs();
+	struct user u = ask(t.proc, kind,
+		reads ? "SELECT 'fine' FROM gate"
+		      : "INSERT INTO w SELECT 4 FROM gate RETURNING 'fine'",
+		LONG_MS);
+	unsigned cancels = broker_log_count(t.proc, "its reset is cancelled");
+	PGconn *gate = pg_connect(t.pg);
+	char hit[40];
+
+	snprintf(hit, sizeof(hit), "%d 57014 not done", BROKER_E_UNAVAILABLE);
+	PQclear(PQexec(gate, "BEGIN; LOCK TABLE gate"));
+	pg_do(t.pg, "TRUNCATE w");
+	ok(waits(t.proc, 1), "%s waits", names[kind]);
+	broker_release(&l);
+	ok(hangs(), "behind a cleaning that hangs");
+	proxy_set(net, PROXY_STALL);
+	ok(wait_until(broker_log_count(t.proc, "its reset is cancelled") > cancels, LONG_MS),
+		"it is cancelled, and the cancel takes its time");
+	unlock();
+	ok(wait_until(runs_behind(), LONG_MS),
+		"meanwhile the cleaning ends, and what is behind it runs");
+	retries = behave_metric(t.proc, "broker_retries_total", "");
+	proxy_set(net, PROXY_FORWARD);
+	if (kind == READ) {
+		ok(wait_until(behave_metric(t.proc, "broker_retries_total", "") > retries, LONG_MS),
+			"and is hit, and sent again");
+		PQfinish(gate);
+		is_str(answer(&u), "fine", "nobody notices");
+		return;
+	}
+	is_str(answer(&u), hit,
+		"and is hit: known not done, and not as if somebody had wanted that");
+	ok(worth_repeating, "and it may be repeated");
+	PQfinish(gate);
+	is_int(pg_int(t.pg, "SELECT count(*) FROM w"), 0, "which is true");
+}
+
+static void test_late_cancels(void)
+{
+	char *path = scratch_format("%s/.s.PGSQL.5432", pg_host(t.pg));
+	struct proxy *net = proxy_start(path);
+	char *url = scratch_format("host=%s port=%d user=postgres dbname=postgres", proxy_host(net),
+		proxy_port(net));
+	struct pg_case before = t;
+
+	t.proc = broker_start(url,
+		SETTINGS("pool main.max_size=1", "pool main.acquire_timeout=60s",
+			"pool main.validation_timeout=1s", "pool main.cancel_wait_timeout=60s",
+			"server local.health_timeout=60s"));
+	t.b = case_attach(t.proc);
+	for (unsigned k = 0; k < KINDS; k++) {
+		test_late_cancel(net, (enum kind)k);
+	}
+	broker_detach(&t.b);
+	is_int(broker_free(&t.proc), 0, "the broker ends well");
+	t = before;
+	proxy_stop(&net);
+	free(url);
+	free(path);
+}
+
 /* -- the scripted database --------------------------------------------------------------------- */
 
 static void test_scripted(const char *rules)
@@ -390,6 +473,7 @@ int main(void)
 	pg_do(t.pg, "CREATE TABLE item AS SELECT 'real'::text AS v");
 	pg_do(t.pg, "CREATE SCHEMA evil");
 	pg_do(t.pg, "CREATE TABLE evil.item AS SELECT 'forged'::text AS v");
+	pg_do(t.pg, "CREATE TABLE gate AS SELECT 1 AS a");
 	pg_do(t.pg, "CREATE ROLE nobody");
 	pg_do(t.pg, "CREATE FUNCTION drop_all() RETURNS text LANGUAGE plpgsql AS "
 		    "$$ BEGIN EXECUTE 'DEALLOCATE ALL'; RETURN 'dropped'; END $$");
@@ -403,6 +487,7 @@ int main(void)
 	test_deadline_meanwhile();
 	test_hangs(false);
 	test_hangs(true);
+	test_late_cancels();
 	case_end(&t);
 	return done_testing();
 }
