@@ -26,6 +26,11 @@
 #include "server.h"
 
 #define MEMBER_DRAINING UINT32_MAX
+/* Of a server that is fenced and answers; its timeline.  For log, events and its row on the board.
+ */
+#define FENCED_NOTE                                                                                \
+	"calls itself primary, of timeline %u, and is not used, since another is or was: make "    \
+	"it a standby and it will be"
 /* Most reader threads an SQLite server may have. */
 #define MEMBER_MAX_READERS 64u
 

@@ -77,6 +77,35 @@ static void tell(struct pool *p, const struct decision *was)
 	}
 }
 
+/*
+ * A server calls itself primary and is not used: the operator has to say which one is right, for it
+ * may have what the other lacks.  Once, until it changes.
+ */
+static void tell_fenced(struct pool *p)
+{
+	uint32_t found = 0;
+
+	for (unsigned i = 0; i < p->nmembers; i++) {
+		const struct server *s = p->member[i]->server;
+		bool answers =
+			s->state.verdict != VERDICT_DOWN && s->state.verdict != VERDICT_UNKNOWN;
+
+		if (!answers || (p->decision.fenced >> i & 1) == 0) {
+			continue;
+		}
+		found |= UINT32_C(1) << i;
+		if ((p->told_fenced >> i & 1) == 0 && p->io->shard == 0) {
+			log_warning("pool %s: server %s " FENCED_NOTE
+				    "; if it is the right one, take "
+				    "the others out of the configuration and reload",
+				p->config->name, s->config->name, s->state.timeline);
+			board_event(p->io->board, BOARD_EVENT_ROLE, "server %s " FENCED_NOTE,
+				s->config->name, s->state.timeline);
+		}
+	}
+	p->told_fenced = found;
+}
+
 static bool is_fenced(const struct pool *p, const struct server *s)
 {
 	for (unsigned i = 0; i < p->nmembers; i++) {
@@ -129,6 +158,7 @@ void pool_decide(struct pool *p)
 		p->decided_ns = io_now(p->io);
 	}
 	tell(p, &was);
+	tell_fenced(p);
 	cut_off(p);
 	if (p->nwaiters > 0) {
 		io_again(p->io); /* this turn may be past its dispatch */
@@ -788,6 +818,7 @@ void pool_apply(struct pool *p, const struct pool_plan *plan)
 	p->writer = is_planned(plan, p->writer) ? p->writer : NULL;
 	/* bits of other servers; pool_decide follows */
 	p->decision.readers = p->decision.fenced = 0;
+	p->told_fenced = 0;
 	p->turn = 0;
 }
 

@@ -44,6 +44,7 @@ struct pool {
 	struct cds_list_head members; /* these and the draining ones, struct member.pool_link */
 
 	struct decision decision;
+	uint32_t told_fenced; /* servers that were said to be fenced and answer */
 	struct member *writer; /* takes writes now, or NULL */
 	struct handback handback;
 	uint64_t decided_ns; /* when the mode changed last */

@@ -103,6 +103,19 @@ void server_remove(struct server *s)
 	}
 }
 
+static bool is_fenced(const struct server *s)
+{
+	const struct member *m;
+
+	cds_list_for_each_entry(m, &s->members, server_link)
+	{
+		if (m->fenced && m->index != MEMBER_DRAINING) {
+			return s->state.verdict != VERDICT_DOWN;
+		}
+	}
+	return false;
+}
+
 void server_mirror(const struct server *s)
 {
 	struct board_server_info info = {
@@ -120,6 +133,10 @@ void server_mirror(const struct server *s)
 	snprintf(info.name, sizeof(info.name), "%s", s->config->name);
 	snprintf(info.kind, sizeof(info.kind), "%s", s->driver->name);
 	snprintf(info.address, sizeof(info.address), "%s", s->masked_url);
-	snprintf(info.last_error, sizeof(info.last_error), "%.190s", s->last_error);
+	if (s->last_error[0] == '\0' && is_fenced(s)) {
+		snprintf(info.last_error, sizeof(info.last_error), FENCED_NOTE, s->state.timeline);
+	} else {
+		snprintf(info.last_error, sizeof(info.last_error), "%.190s", s->last_error);
+	}
 	board_server_row(s->io->board, s->index, &info);
 }

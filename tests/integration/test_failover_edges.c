@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * test_failover_edges.c - what happens to a few on the day of a failover: transactions on old
- * credentials, a former primary that goes on, rows that were delivered before a write met a server
- * that takes none, a doubt that cannot be settled since the server is full, a connection that has
- * to be tested while another server could serve.
+ * credentials, a former primary that goes on, and comes back as a standby, rows that were delivered
+ * before a write met a server that takes none, a doubt that cannot be settled since the server is
+ * full, a connection that has to be tested while another server could serve.
  */
 #include "behave.h"
 #include "cluster.h"
@@ -19,20 +19,25 @@ static struct broker *b;
 static char *file;
 static const char *health_interval = "100ms";
 
-static void configure(struct cluster *c, const char *pool)
+static void configure_first(struct cluster *c, unsigned n, const char *pool)
 {
 	FILE *f = fopen(file, "w");
 
 	if (f == NULL) {
 		bail_out("cannot write %s", file);
 	}
-	for (unsigned i = 0; i < cluster_size(c); i++) {
+	for (unsigned i = 0; i < n; i++) {
 		fprintf(f, "[server %s]\nurl = host=%s dbname=postgres\nhealth_interval = %s\n",
 			cluster_name(i), pg_host(cluster_server(c, i)), health_interval);
 	}
 	fprintf(f, "[pool main]\nservers = a%s\nacquire_timeout = 10s\nmax_size = 2\n%s\n",
-		cluster_size(c) > 1 ? ", b" : "", pool);
+		n > 1 ? ", b" : "", pool);
 	fclose(f);
+}
+
+static void configure(struct cluster *c, const char *pool)
+{
+	configure_first(c, cluster_size(c), pool);
 }
 
 static void start(void)
@@ -73,6 +78,52 @@ static int64_t connections(struct pg_cluster *pg)
 			  "AND application_name <> 'shmbroker probe'");
 }
 
+static bool brokerstat_says(const char *text)
+{
+	const char *argv[] = {getenv("BROKERSTAT_BIN"), "-j", "-n", broker_socket(proc), NULL};
+	char *out = spawn_output(argv, NULL, NULL);
+	bool found = strstr(out, text) != NULL;
+
+	free(out);
+	return found;
+}
+
+#define FENCED "calls itself primary, of timeline 1, and is not used"
+
+/* The operator is told, once, and where he looks; it is for him to say that the old one is right.
+ */
+static void check_told(struct cluster *c)
+{
+	ok(wait_until(broker_log_count(proc, "server a " FENCED) == 1, PATIENCE_MS),
+		"the log says so, once, and what to do");
+	ok(wait_until(brokerstat_says("\"" FENCED), PATIENCE_MS), "so does the server's row");
+	ok(brokerstat_says("server a " FENCED), "and an event");
+	configure_first(c, 1, "user = other");
+	ok(reload(), "the new primary is taken out of the configuration");
+	ok(writes_go_to("a"), "and the old one is used");
+	configure(c, "user = other");
+	ok(reload(), "it is put back");
+	ok(writes_go_to("b"), "and used");
+}
+
+/* Without a word to the broker. */
+static void check_taken_back(struct cluster *c)
+{
+	static const struct broker_call reads = {.flags = BROKER_READONLY};
+	unsigned before = broker_log_count(proc, "reload: done");
+
+	pg_stop(cluster_server(c, 0), PG_FAST);
+	pg_rejoin(cluster_server(c, 0), cluster_server(c, 1));
+	ok(wait_until(behave_run(b, &reads, "SELECT 1") == 0 &&
+				  strcmp(broker_last_server(b), "a") == 0,
+		   PATIENCE_MS),
+		"the old primary comes back as a standby, and reads go there");
+	ok(writes_go_to("b"), "writes do not");
+	is_int(broker_log_count(proc, "reload: done"), before, "nobody had to reload");
+	ok(wait_until(!brokerstat_says("\"" FENCED), PATIENCE_MS),
+		"nothing is wrong with it any more");
+}
+
 /* A standby becomes the primary while the old one goes on. */
 static void test_two_primaries(struct cluster *c)
 {
@@ -93,6 +144,8 @@ static void test_two_primaries(struct cluster *c)
 	created = behave_created(proc);
 	ok(!wait_until(connections(old) > 0, 2000), "and none is opened");
 	is_int(behave_created(proc), created, "again and again");
+	check_told(c);
+	check_taken_back(c);
 	end();
 }
 
