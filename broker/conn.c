@@ -16,6 +16,7 @@
  */
 #include "conn.h"
 
+#include "doorbell.h"
 #include "io.h"
 #include "lease.h"
 #include "log.h"
@@ -201,11 +202,18 @@ void conn_adopt(struct conn *c, const struct conn_parcel *p)
 	begin_generation(c);
 	c->connected_ns = p->connected_ns;
 	c->idle_since_ns = p->idle_since_ns;
+	c->freed_ns = p->idle_since_ns;
 	c->tested_ns = p->tested_ns;
 	c->statements = p->statements;
 	c->backend_pid = p->backend_pid;
 	conn_set_state(c, CONN_IDLE);
 	c->driver->adopt(c, p->driver_parcel);
+}
+
+/* Whoever waits may have it from now on.  The loop's own clock stands still within a turn. */
+static void note_free(struct conn *c)
+{
+	c->freed_ns = c->pool->nwaiters > 0 ? doorbell_now() : io_now(c->io);
 }
 
 void conn_ready(struct conn *c)
@@ -214,6 +222,7 @@ void conn_ready(struct conn *c)
 
 	check(c->state == CONN_CONNECTING);
 	c->connected_ns = c->idle_since_ns = io_now(c->io);
+	note_free(c);
 	board_pool_count(c->io->board, p->index, POOL_METRIC_CONNECTIONS_OPENED, 1);
 	log_debug("pool %s: connection %u of server %s ready backend=%d", p->config->name, c->slot,
 		c->member->server->config->name, c->backend_pid);
@@ -402,6 +411,7 @@ void conn_request_ended(struct conn *c, struct request *r)
 	if (c->ninflight == 0) {
 		io_timer_clear(c->io, &c->slow);
 		if (c->lease == NULL) {
+			note_free(c);
 			conn_rest(c);
 		}
 		return;
@@ -419,6 +429,7 @@ void conn_unlease(struct conn *c)
 		return;
 	}
 	if (c->ninflight == 0) {
+		note_free(c);
 		conn_rest(c);
 	} else {
 		conn_abandon(c);

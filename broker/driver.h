@@ -94,6 +94,7 @@ struct conn {
 	bool resume_wanted; /* the reader it was blocked by is gone */
 	bool flush_wanted; /* in io's list of connections to flush at the end of the turn */
 	uint64_t connected_ns, idle_since_ns, since_ns;
+	uint64_t freed_ns; /* opened, or left by its last user; exact when somebody waited */
 	uint64_t tested_ns; /* it answered a test */
 	uint64_t reset_ns; /* resetting since */
 	uint64_t head_ns; /* the head request is the head since */

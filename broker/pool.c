@@ -3,6 +3,7 @@
 #include "pool.h"
 
 #include "conn.h"
+#include "doorbell.h"
 #include "lease.h"
 #include "log.h"
 #include "request_core.h"
@@ -373,7 +374,15 @@ void pool_unqueue(struct pool *p, struct request *r)
 
 /* -- serving ----------------------------------------------------------------------------------- */
 
-static void give(struct pool *p, struct request *r, struct conn *c)
+/* r has waited for c, which somebody has just left. */
+static void count_handoff(struct pool *p, uint64_t freed_ns)
+{
+	uint64_t now = doorbell_now();
+
+	board_time(p->io->board, p->index, POOL_HIST_HANDOFF, now > freed_ns ? now - freed_ns : 0);
+}
+
+static void start_on(struct pool *p, struct request *r, struct conn *c)
 {
 	if (r->op == REQ_LEASE) {
 		pool_cap_take(p, c->member, &r->lease->capped, r);
@@ -387,6 +396,17 @@ static void give(struct pool *p, struct request *r, struct conn *c)
 		conn_set_state(c, CONN_BUSY);
 	}
 	conn_start(c, r, 0);
+}
+
+static void give(struct pool *p, struct request *r, struct conn *c)
+{
+	bool waited = c->state != CONN_BUSY && r->arrived_ns < c->freed_ns;
+	uint64_t freed_ns = c->freed_ns;
+
+	start_on(p, r, c); /* may end r, and lose c */
+	if (waited) {
+		count_handoff(p, freed_ns);
+	}
 }
 
 /* False: it has to wait on. */

@@ -228,6 +228,10 @@ static void test_4_returned_first(void)
 	is_int(broker_collect(t.b, ticket, -1, NULL, NULL), 0, "A4: it is served");
 	ok(behave_since(start) < 2000, "A4: by the one that was given back meanwhile (%lld ms)",
 		(long long)behave_since(start));
+	is_int(behave_metric(t.proc, "broker_handoff_seconds_count", ""), 1,
+		"A4: which counts as a hand-off");
+	is_int(broker_exec(t.b, "affect 1", 0, NULL, NULL, NULL), 0, "A4: a statement by itself");
+	is_int(behave_metric(t.proc, "broker_handoff_seconds_count", ""), 1, "A4: does not");
 	behave_end(&t);
 }
 
