@@ -137,6 +137,7 @@ void conn_set_state(struct conn *c, enum conn_state state)
 {
 	struct member *m = c->member;
 
+	io_assert_thread(c->io);
 	count_phase(c, c->state, state);
 	m->state_count[c->state]--;
 	cds_list_del(&c->link);

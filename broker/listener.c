@@ -48,7 +48,7 @@ struct listener {
 	struct io *io;
 	uv_poll_t listen, inherited;
 	uv_timer_t again; /* active: out of descriptors, not listening */
-	bool has_listen, has_inherited;
+	bool has_inherited;
 	int listen_fd, attach_fd;
 	unsigned handles;
 	unsigned half_open;

@@ -407,6 +407,7 @@ unsigned session_poll(struct session *s)
 	unsigned taken = 0;
 	uint64_t bytes = 0;
 
+	io_assert_thread(s->io);
 	if (s->state != SESSION_READY) {
 		return 0;
 	}

@@ -342,8 +342,8 @@ struct shm_error {
  *
  *   worker -> broker   struct attach_hello (by path: on the connected socket; by BROKER_FD: as a
  *                      message on the inherited socket that carries one end of a new socket pair)
- *   broker -> worker   struct attach_reply, with the descriptors S, W, B, eventfd (workers) or
- *                      S, Q (monitors), in that order; on error none, and a text
+ *   broker -> worker   struct attach_reply, with the descriptors S, W, B, eventfd, in
+ *                      that order; on error none, and a text
  *   worker -> broker   struct attach_ready, after mapping; the broker then serves it
  *   broker -> worker   single bytes, only for CHAN_SLEEP_SOCKET; end of file = the broker is gone
  */
@@ -353,7 +353,6 @@ struct shm_error {
 
 enum attach_kind {
 	ATTACH_WORKER = 1,
-	ATTACH_MONITOR = 2,
 };
 
 struct attach_hello {

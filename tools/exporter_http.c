@@ -274,11 +274,6 @@ static void wake_streams(struct http_server *h)
 	}
 }
 
-unsigned http_streams(const struct http_server *h)
-{
-	return h->nstreams;
-}
-
 void http_publish(struct http_server *h, const char *message, size_t len)
 {
 	struct message *m = malloc(sizeof(*m) + len);

@@ -69,8 +69,6 @@ void http_turn(struct http_server *h);
  */
 void http_hurry(struct http_server *h);
 
-/* How many clients follow the stream. */
-unsigned http_streams(const struct http_server *h);
 /*
  * Send a message to all streams; its bytes are copied.  A stream that has not taken the one before
  * gets the newest only; a new one begins with the latest.

@@ -76,7 +76,6 @@ enum live_kind { KIND_SHAPES, KIND_SLOW, KIND_SAMPLES, KIND_COUNT };
 
 /* "overview", "pools", ...; what stands in the list of views. */
 const char *live_view_name(enum live_view view);
-const char *live_kind_name(enum live_kind kind);
 
 /* How a view is sorted until its user says otherwise. */
 void live_view_defaults(enum live_view view, enum live_kind kind, struct grid_view *v);

@@ -9,13 +9,6 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const kind_names[KIND_COUNT] = {"by shape", "latest slow", "samples"};
-
-const char *live_kind_name(enum live_kind kind)
-{
-	return kind_names[kind];
-}
-
 static const char *why_none(int err)
 {
 	return err == -EACCES || err == -EPERM
