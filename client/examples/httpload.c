@@ -448,10 +448,13 @@ static int run_all(int connections, int port, uint64_t seconds, uint64_t request
 
 int main(int argc, char **argv)
 {
+	static const char usage[] =
+		"usage: httpload [-c CONNECTIONS] [-t SECONDS | -n REQUESTS] PORT\n";
+	static const struct option options[] = {{"help", no_argument, NULL, 'h'}, {0}};
 	int connections = 8, port, opt;
 	uint64_t seconds = 5, requests = 0;
 
-	while ((opt = getopt(argc, argv, "c:t:n:")) != -1) {
+	while ((opt = getopt_long(argc, argv, "c:t:n:h", options, NULL)) != -1) {
 		switch (opt) {
 		case 'c':
 			connections = atoi(optarg);
@@ -462,14 +465,17 @@ int main(int argc, char **argv)
 		case 'n':
 			requests = strtoull(optarg, NULL, 10);
 			break;
+		case 'h':
+			fputs(usage, stdout);
+			return 0;
 		default:
+			fputs(usage, stderr);
 			return 2;
 		}
 	}
 	port = optind + 1 == argc ? atoi(argv[optind]) : 0;
 	if (connections < 1 || connections > CONNECTIONS_MAX || port < 1 || port > 65535) {
-		fprintf(stderr,
-			"usage: httpload [-c CONNECTIONS] [-t SECONDS | -n REQUESTS] PORT\n");
+		fputs(usage, stderr);
 		return 2;
 	}
 	requests = (requests + (uint64_t)connections - 1) / (uint64_t)connections;

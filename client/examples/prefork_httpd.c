@@ -212,11 +212,10 @@ static void get_page(struct broker *b, struct exchange *x)
 	}
 }
 
-typedef void page(struct broker *b, struct exchange *x);
 static const struct route {
 	const char *path;
-	page *get, *post;
-} routes[] = {{"/item", get_item, post_item}, {"/items", get_items}, {"/page", get_page}};
+	void (*page[2])(struct broker *b, struct exchange *x); /* for GET, for POST */
+} routes[] = {{"/item", {get_item, post_item}}, {"/items", {get_items}}, {"/page", {get_page}}};
 
 static void answer(struct broker *b, struct exchange *x)
 {
@@ -229,11 +228,11 @@ static void answer(struct broker *b, struct exchange *x)
 	} else if (r == end) {
 		fail(x, 404, "no such page");
 	} else if (strcmp(x->method, "GET") == 0 || strcmp(x->method, "HEAD") == 0) {
-		r->get(b, x);
-	} else if (strcmp(x->method, "POST") == 0 && r->post != NULL) {
-		r->post(b, x);
+		r->page[0](b, x);
+	} else if (strcmp(x->method, "POST") == 0 && r->page[1] != NULL) {
+		r->page[1](b, x);
 	} else {
-		x->add = r->post ? "Allow: GET, HEAD, POST\r\n" : "Allow: GET, HEAD\r\n";
+		x->add = r->page[1] ? "Allow: GET, HEAD, POST\r\n" : "Allow: GET, HEAD\r\n";
 		fail(x, 405, "this page takes other methods");
 	}
 }
@@ -308,6 +307,7 @@ static _Noreturn void work(struct broker *b, int listener)
 
 		if (in != NULL) {
 			setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &idle, sizeof(idle));
+			setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &idle, sizeof(idle));
 			while (serve(b, in)) {
 			}
 			fclose(in);
@@ -380,8 +380,8 @@ int main(int argc, char **argv)
 	while ((opt = getopt(argc, argv, "p:w:h")) != -1) {
 		port = opt == 'p' ? atoi(optarg) : port;
 		workers = opt == 'w' ? atoi(optarg) : workers;
-		if (opt == 'h' || opt == '?' || workers < 1 || workers > WORKERS_MAX) {
-			fputs("usage: prefork_httpd [-p PORT, 0 is any] [-w WORKERS]\n", stderr);
+		if (strchr("h?", opt) || port >> 16 || workers < 1 || workers > WORKERS_MAX) {
+			printf("usage: prefork_httpd [-p PORT, 0 is any] [-w WORKERS, 1 to 512]\n");
 			return opt == 'h' ? 0 : 2;
 		}
 	}
