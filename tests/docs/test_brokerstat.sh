@@ -5,21 +5,9 @@
 # exit status that the program has, and no others.
 set -u
 cd "${SOURCE_ROOT:?}" || exit 1
+# shellcheck source=tests/integration/lib/fixture.sh
+. tests/integration/lib/fixture.sh
 page=docs/man/brokerstat.1
-n=0
-failed=0
-
-check() { # TEXT COMMAND...
-	local text=$1
-	shift
-	n=$((n + 1))
-	if "$@"; then
-		echo "ok $n - $text"
-	else
-		echo "not ok $n - $text"
-		failed=1
-	fi
-}
 
 # section NAME: its lines, requests and font changes taken out.
 section() {
@@ -37,48 +25,47 @@ in_options() {
 in_help() {
 	grep -qE -- "^  (.*[ ,])?$1([ ,]|\$)" <<<"$help"
 }
-check "the options were found" test "$(wc -l <<<"$options")" -ge 25
+ok "the options were found" test "$(wc -l <<<"$options")" -ge 25
 while read -r name letter; do
-	check "--$name is in the manual" in_options "--$name"
-	check "--$name is in --help" in_help "--$name"
+	ok "--$name is in the manual" in_options "--$name"
+	ok "--$name is in --help" in_help "--$name"
 	letter=$(sed -n "s/^'\(.\)'\$/\1/p" <<<"$letter")
 	if [ -n "$letter" ]; then
-		check "-$letter is in the manual, beside it" grep -qE -- "^-$letter , --$name( |\$)" \
+		ok "-$letter is in the manual, beside it" grep -qE -- "^-$letter , --$name( |\$)" \
 			<<<"$manual"
-		check "-$letter is in --help, beside it" grep -qE -- "^  -$letter, --$name( |\$)" <<<"$help"
+		ok "-$letter is in --help, beside it" grep -qE -- "^  -$letter, --$name( |\$)" <<<"$help"
 	fi
 done <<<"$options"
 for name in $(grep -oE '^(-. , )?--[a-z-]+' <<<"$manual" | grep -oE -- '--[a-z-]+$'); do
-	check "$name is an option" grep -qE "^${name#--} " <<<"$options"
+	ok "$name is an option" grep -qE "^${name#--} " <<<"$options"
 done
 
 screen=$(section "LIVE SCREEN")
 keys=$(sed -n 's/^LIVE_KEY("\(.*\)", "\(.*\)")$/\1/p' tools/live_keys.def | sed 's/\\\\/\\/')
-check "the keys were found" test "$(wc -l <<<"$keys")" -ge 15
+ok "the keys were found" test "$(wc -l <<<"$keys")" -ge 15
 while IFS= read -r line; do
-	check "the keys $line are in the manual" grep -qxF -- "$line" <<<"$screen"
+	ok "the keys $line are in the manual" grep -qxF -- "$line" <<<"$screen"
 done <<<"$keys"
 views=$(sed -n '/view_names\[VIEW_COUNT\]/,/;/p' tools/live_views.c | grep -oE '"[a-z]+"' | tr -d '"')
 number=0
 for view in $views; do
-	check "the view $number $view is in the manual" grep -qxF -- "$number $view" <<<"$screen"
+	ok "the view $number $view is in the manual" grep -qxF -- "$number $view" <<<"$screen"
 	number=$((number + 1))
 done
-check "the views were found" test $number = 7
+ok "the views were found" test $number = 7
 
 statements=$(section STATEMENTS)
 fields=$(sed -n 's/^\t\[FIELD_[A-Z]*\] *= {{"\([a-z]*\)",.*/\1/p' tools/slow_query.c)
-check "the fields were found" test "$(wc -l <<<"$fields")" -ge 15
+ok "the fields were found" test "$(wc -l <<<"$fields")" -ge 15
 for field in $fields; do
-	check "the field $field is in the manual" grep -qxF -- "$field" <<<"$statements"
-	check "the field $field is in --help" grep -qwF -- "$field" <<<"$help"
+	ok "the field $field is in the manual" grep -qxF -- "$field" <<<"$statements"
+	ok "the field $field is in --help" grep -qwF -- "$field" <<<"$help"
 done
 
 codes=$(sed -n '/^enum stat_exit/,/^};/s/^\tSTAT_[A-Z_]* = \([0-9]\),.*/\1/p' tools/brokerstat.h)
-check "the exit codes were found" test "$(wc -w <<<"$codes")" -ge 5
+ok "the exit codes were found" test "$(wc -w <<<"$codes")" -ge 5
 for code in $codes; do
-	check "exit status $code is in the manual" grep -qxF -- "$code" <<<"$(section "EXIT STATUS")"
-	check "exit status $code is in --help" grep -qE "(status: |; )$code |^version; $code " <<<"$help"
+	ok "exit status $code is in the manual" grep -qxF -- "$code" <<<"$(section "EXIT STATUS")"
+	ok "exit status $code is in --help" grep -qE "(status: |; )$code |^version; $code " <<<"$help"
 done
-echo "1..$n"
-exit $failed
+done_testing

@@ -5,21 +5,9 @@
 # manual promises no others.
 set -u
 cd "${SOURCE_ROOT:?}" || exit 1
+# shellcheck source=tests/integration/lib/fixture.sh
+. tests/integration/lib/fixture.sh
 page=docs/man/brokerstat.1
-n=0
-failed=0
-
-check() { # TEXT COMMAND...
-	local text=$1
-	shift
-	n=$((n + 1))
-	if "$@"; then
-		echo "ok $n - $text"
-	else
-		echo "not ok $n - $text"
-		failed=1
-	fi
-}
 
 # The words of the section, font changes and quotes taken out.
 words=$(sed -n '/^\.SH HTTP SERVICE/,/^\.SH EXIT STATUS/p' $page |
@@ -29,24 +17,23 @@ in_page() {
 }
 
 paths=$(sed -n 's/^\t{"\(\/[^"]*\)", answer_.*/\1/p' tools/exporter.c)
-check "the paths were found" test "$(wc -l <<<"$paths")" -ge 10
+ok "the paths were found" test "$(wc -l <<<"$paths")" -ge 10
 for path in $paths / /assets/; do
-	check "$path is documented" in_page "$path"
+	ok "$path is documented" in_page "$path"
 done
 for path in $(grep -E '^/[a-z./]*$' <<<"$words" | sort -u); do
 	case $path in
 	/ | /assets/) ;;
-	*) check "$path is there" grep -qxF "$path" <<<"$paths" ;;
+	*) ok "$path is there" grep -qxF "$path" <<<"$paths" ;;
 	esac
 done
 
 metrics=$(sed -n 's/^EXPORTER_METRIC([A-Z_]*, "\([a-z_]*\)".*/\1/p' tools/exporter.def)
-check "the metrics were found" test "$(wc -l <<<"$metrics")" -ge 10
+ok "the metrics were found" test "$(wc -l <<<"$metrics")" -ge 10
 for metric in $metrics; do
-	check "$metric is documented" in_page "$metric"
+	ok "$metric is documented" in_page "$metric"
 done
 for metric in $(grep -E '^broker_' <<<"$words" | sort -u); do
-	check "$metric is there" grep -qxF "$metric" <<<"$metrics"
+	ok "$metric is there" grep -qxF "$metric" <<<"$metrics"
 done
-echo "1..$n"
-exit $failed
+done_testing

@@ -5,21 +5,9 @@
 # its number and advice; all manual pages are free of formatting mistakes.
 set -u
 cd "${SOURCE_ROOT:?}" || exit 1
+# shellcheck source=tests/integration/lib/fixture.sh
+. tests/integration/lib/fixture.sh
 page=${BUILD_ROOT:?}/docs/shmbroker.3
-n=0
-failed=0
-
-check() { # TEXT COMMAND...
-	local text=$1
-	shift
-	n=$((n + 1))
-	if "$@"; then
-		echo "ok $n - $text"
-	else
-		echo "not ok $n - $text"
-		failed=1
-	fi
-}
 
 # One prototype per line, blanks squeezed.
 prototypes() {
@@ -30,31 +18,30 @@ prototypes() {
 
 header=$(sed 's/^#.*//' client/shmbroker.h | sed -z 's:/\*\([^*]\|\*[^/]\)*\*/::g' | prototypes)
 manual=$(sed -n '/^\.SH SYNOPSIS/,/^\.SH DESCRIPTION/{/^\./d;p}' "$page" | prototypes)
-check "prototypes were found in the header" test "$(wc -l <<<"$header")" -ge 45
+ok "prototypes were found in the header" test "$(wc -l <<<"$header")" -ge 45
 while read -r line; do
-	check "the manual has $line" grep -qxF -- "$line" <<<"$manual"
+	ok "the manual has $line" grep -qxF -- "$line" <<<"$manual"
 done <<<"$header"
 while read -r line; do
-	check "the header has $line" grep -qxF -- "$line" <<<"$header"
+	ok "the header has $line" grep -qxF -- "$line" <<<"$header"
 done <<<"$manual"
 for name in $(grep -oE '^	BROKER_[A-Z0-9_]+' client/shmbroker.h | grep -v BROKER_OK); do
-	check "$name is explained" grep -qw -- "$name" "$page"
+	ok "$name is explained" grep -qw -- "$name" "$page"
 done
 codes=$(sed -n 's/^BROKER_ERROR(\([A-Z_]*\), \([0-9]*\), .*/\1 \2/p' client/errors.def)
-check "the codes were found" test "$(wc -l <<<"$codes")" -ge 29
+ok "the codes were found" test "$(wc -l <<<"$codes")" -ge 29
 while read -r name number; do
-	check "BROKER_E_$name has its number" grep -qF "BROKER_E_$name \" (\\-$number)" "$page"
+	ok "BROKER_E_$name has its number" grep -qF "BROKER_E_$name \" (\\-$number)" "$page"
 done <<<"$codes"
 
 for page in "$BUILD_ROOT"/docs/*.[1-8] docs/man/*.[1-8]; do
 	if command -v groff >/dev/null; then
 		said=$(groff -man -ww -z -Tutf8 -K utf8 "$page" 2>&1)
-		check "$(basename "$page") is formatted without a warning" test -z "$said" ||
+		ok "$(basename "$page") is formatted without a warning" test -z "$said" ||
 			sed 's/^/# /' <<<"$said"
 	else
-		n=$((n + 1))
-		echo "ok $n # SKIP no groff to format $(basename "$page")"
+		tap_count=$((tap_count + 1))
+		echo "ok $tap_count # SKIP no groff to format $(basename "$page")"
 	fi
 done
-echo "1..$n"
-exit $failed
+done_testing

@@ -5,24 +5,13 @@
 # whole, and both speak of metrics that exist.
 set -u
 cd "${SOURCE_ROOT:?}" || exit 1
+# shellcheck source=tests/integration/lib/fixture.sh
+. tests/integration/lib/fixture.sh
 rules=docs/prometheus-alerts.yml
 dashboard=docs/grafana-dashboard.json
-n=0
-failed=0
-
-result() { # STATUS TEXT
-	n=$((n + 1))
-	if [ "$1" = 0 ]; then
-		echo "ok $n - $2"
-	else
-		echo "not ok $n - $2"
-		failed=1
-	fi
-}
-
 skip() {
-	n=$((n + 1))
-	echo "ok $n # SKIP $1"
+	tap_count=$((tap_count + 1))
+	echo "ok $tap_count # SKIP $1"
 }
 
 scratch=$(mktemp -d "${TEST_TMPDIR:-/tmp}/prometheus.XXXXXX")
@@ -32,10 +21,10 @@ cp tests/docs/prometheus_alerts.yml "$scratch"
 
 if command -v promtool >/dev/null; then
 	promtool check rules $rules >"$scratch/out" 2>&1
-	result $? "promtool accepts the rules"
+	tap_line $? "promtool accepts the rules"
 	sed 's/^/# /' "$scratch/out"
 	promtool test rules "$scratch/prometheus_alerts.yml" >"$scratch/out" 2>&1
-	result $? "the rules fire when they should, and only then"
+	tap_line $? "the rules fire when they should, and only then"
 	sed 's/^/# /' "$scratch/out"
 else
 	skip "no promtool here"
@@ -94,17 +83,16 @@ alerts = used["rules"].count("- alert:")
 print("texts", alerts, *["missing" for word in ("summary:", "description:", "severity:")
                         if used["rules"].count(word) != alerts])
 END
-result $? "both files can be read"
+tap_line $? "both files can be read"
 if command -v promtool >/dev/null; then
 	promtool check rules "$scratch/queries.yml" >"$scratch/out" 2>&1
-	result $? "the dashboard's queries can be parsed"
+	tap_line $? "the dashboard's queries can be parsed"
 	sed 's/^/# /' "$scratch/out"
 else
 	skip "no promtool here"
 fi
 while read -r what count bad; do
 	[ "$count" -gt 0 ] && [ -z "$bad" ]
-	result $? "$what: $count looked at, nothing wrong${bad:+, but: $bad}"
+	tap_line $? "$what: $count looked at, nothing wrong${bad:+, but: $bad}"
 done <"$scratch/names"
-echo "1..$n"
-exit $failed
+done_testing
