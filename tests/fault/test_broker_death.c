@@ -24,7 +24,7 @@
 	"SELECT count(*) FROM c"
 #define LONG_WRITE "INSERT INTO death (a) " LONG_ROWS
 #define LATE_MS 500 /* after its deadline, a call is back by then */
-#define NOISE_MS 1000 /* that this machine may add */
+#define SHORT_MS 4000 /* a deadline; until then the test sees that they run, and stops the broker */
 #define MANY 100
 
 static const struct broker_call reading = {.flags = BROKER_READONLY};
@@ -33,7 +33,7 @@ static const struct broker_call reading = {.flags = BROKER_READONLY};
 
 static struct broker *attach(struct broker_proc *p)
 {
-	struct broker_options opt = {.path = broker_socket(p), .timeout_ms = 10000};
+	struct broker_options opt = {.path = broker_socket(p), .timeout_ms = 60000};
 	struct broker *b;
 
 	if (broker_attach(&opt, &b) < 0) {
@@ -103,7 +103,7 @@ static int64_t metric(struct broker_proc *p, const char *name)
 
 static void wait_in_flight(struct broker_proc *p, int64_t n)
 {
-	if (!wait_until(metric(p, "broker_statements_in_flight{") == n, 20000)) {
+	if (!wait_until(metric(p, "broker_statements_in_flight{") == n, 60000)) {
 		bail_out("%lld statements do not get in flight", (long long)n);
 	}
 }
@@ -161,7 +161,7 @@ static void kill_broker(struct broker_proc *p, struct broker *b, uint64_t *not_t
 	spawn_pause(pid);
 	*not_taken = submit(b, NULL, "INSERT INTO death (a) VALUES (-2)");
 	(void)kill(pid, SIGKILL);
-	if (!wait_until(broker_of(p) != pid && broker_of(p) != 0 && broker_ready(p, 0), 20000)) {
+	if (!wait_until(broker_of(p) != pid && broker_of(p) != 0 && broker_ready(p, 0), 60000)) {
 		bail_out("the supervisor starts no other broker");
 	}
 }
@@ -254,7 +254,7 @@ static void check_late(struct broker *b, int rc, int64_t start, int64_t timeout,
 	if (!ok(rc == code && e->outcome == outcome, "%s: %s", what, broker_strerror(code))) {
 		diag("  %d %s, outcome %d", rc, e->message, e->outcome);
 	}
-	if (!ok(late >= -5 && late <= LATE_MS + NOISE_MS, "%s: at its deadline", what)) {
+	if (!ok(late >= -5 && late <= LATE_MS + WAIT_NOISE_MS, "%s: at its deadline", what)) {
 		diag("  %lld ms late", (long long)late);
 	}
 	if (late > LATE_MS) {
@@ -312,7 +312,7 @@ static void stat_while_stopped(struct broker_proc *p)
 	ok(WIFEXITED(status) && WEXITSTATUS(status) == 0 && strstr(text, "broker_up ") != NULL,
 		"brokerstat shows a broker that is stopped");
 	ok(metric(p, "broker_statements_started_total{") > 0, "with its counters");
-	ok(wait_clock_ms() - start < 5000, "and does not wait for it");
+	ok(wait_clock_ms() - start < 20000, "and does not wait for it");
 	free(text);
 }
 
@@ -339,9 +339,9 @@ static void collect_late(struct broker *b, uint64_t ticket, int64_t start, int64
 static void check_after(struct broker_proc *p, struct broker *b)
 {
 	is_int(run(b, NULL, "INSERT INTO death (a) VALUES (6)"), 0, "afterwards the handle works");
-	ok(wait_until(metric(p, "broker_statements_in_flight{") == 0, 20000),
+	ok(wait_until(metric(p, "broker_statements_in_flight{") == 0, 60000),
 		"nothing stays in flight");
-	ok(wait_until(metric(p, "broker_leases_active{") == 0, 20000), "no lease stays");
+	ok(wait_until(metric(p, "broker_leases_active{") == 0, 60000), "no lease stays");
 	is_int(rows(b, "a = 6"), 1, "and what it did is there");
 	is_int(rows(b, "a = -4"), 0, "what was reported as not done was not done later");
 	is_int(rows(b, "a = -5"), 0, "nor any of many");
@@ -351,8 +351,8 @@ static void check_after(struct broker_proc *p, struct broker *b)
 static void test_stopped(const char *url, const char *const *settings, const char *name)
 {
 	struct broker_proc *p = broker_start(url, settings);
-	struct broker_call soon = {.timeout_ms = 1500},
-			   soon_read = {.timeout_ms = 1500, .flags = BROKER_READONLY};
+	struct broker_call soon = {.timeout_ms = SHORT_MS},
+			   soon_read = {.timeout_ms = SHORT_MS, .flags = BROKER_READONLY};
 	struct broker *b = attach(p), *writer = attach(p), *reader = attach(p);
 	struct broker_lease *l;
 	uint64_t write = 0, read;
@@ -371,12 +371,12 @@ static void test_stopped(const char *url, const char *const *settings, const cha
 	}
 	wait_in_flight(p, url != NULL ? 2 : 1);
 	broker_pause(p);
-	collect_late(
-		reader, read, start, 1500, BROKER_E_TIMEOUT, BROKER_NOT_DONE, "a read in flight");
+	collect_late(reader, read, start, SHORT_MS, BROKER_E_TIMEOUT, BROKER_NOT_DONE,
+		"a read in flight");
 	if (url != NULL) {
-		start = wait_clock_ms() - 1500; /* its time is over already */
-		collect_late(writer, write, start, 1500, BROKER_E_OUTCOME_UNKNOWN, BROKER_UNKNOWN,
-			"a write in flight");
+		start = wait_clock_ms() - SHORT_MS; /* its time is over already */
+		collect_late(writer, write, start, SHORT_MS, BROKER_E_OUTCOME_UNKNOWN,
+			BROKER_UNKNOWN, "a write in flight");
 	}
 	while_stopped(p, b, &l);
 	stat_while_stopped(p);

@@ -19,7 +19,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define EVICT_MS 10000
+#define EVICT_MS 60000
 
 static int64_t patience(void)
 {

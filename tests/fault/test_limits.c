@@ -21,11 +21,12 @@
 #include <unistd.h>
 
 #define TICKETS 128
+#define SOON_MS 60000
 
 static struct broker *attach_with(const struct broker_proc *p, uint32_t result_kib)
 {
 	struct broker_options o = {
-		.path = broker_socket(p), .timeout_ms = 20000, .result_kib = result_kib};
+		.path = broker_socket(p), .timeout_ms = SOON_MS, .result_kib = result_kib};
 	struct broker *b;
 
 	if (broker_attach(&o, &b) < 0) {
@@ -90,12 +91,13 @@ static void check_starved(
 	ok(strstr(e->message, holder) != NULL, "and who has the connections");
 	ok(e->outcome == BROKER_NOT_DONE && e->retry_safe, "nothing was done, it may be repeated");
 	start = wait_clock_ms() - start;
-	ok(start >= 350 && start < 3000 * stage_slowness(), "after acquire_timeout (%lld ms)",
-		(long long)start);
+	ok(start >= 350 && start < 400 + WAIT_NOISE_MS * stage_slowness(),
+		"after acquire_timeout (%lld ms)", (long long)start);
 	start = wait_clock_ms();
 	is_int(run(b, sql, 100), BROKER_E_TIMEOUT, "a shorter deadline ends earlier");
 	start = wait_clock_ms() - start;
-	ok(start >= 90 && start < 350 + 1000 * stage_slowness(), "(%lld ms)", (long long)start);
+	ok(start >= 90 && start < 350 + WAIT_NOISE_MS * stage_slowness(), "(%lld ms)",
+		(long long)start);
 }
 
 static void test_hoarder(const char *url, const char *write, const char *read)
@@ -113,16 +115,17 @@ static void test_hoarder(const char *url, const char *write, const char *read)
 	diag("-- a hoarder, %s", url);
 	(void)run(b, "CREATE TABLE hoard (n INTEGER)", 10000);
 	hoarder = start_hoarder(p, 4, held, write);
-	ok(wait_until(atomic_load(held) == 4, 20000), "somebody takes every connection");
+	ok(wait_until(atomic_load(held) == 4, SOON_MS), "somebody takes every connection");
 	check_starved(b, p, hoarder, read);
 	(void)kill(hoarder, SIGKILL);
 	start = wait_clock_ms();
-	(void)spawn_wait(hoarder, 10000, NULL);
-	rc = run(b, read, 10000);
+	(void)spawn_wait(hoarder, SOON_MS, NULL);
+	/* acquire_timeout may be over before the broker has got the time to see it */
+	(void)wait_until((rc = run(b, read, 10000)) != BROKER_E_TIMEOUT, SOON_MS);
 	start = wait_clock_ms() - start;
-	ok(rc == 0 && start < 1000 * stage_slowness(),
+	ok(rc == 0 && start < WAIT_NOISE_MS * stage_slowness(),
 		"when it dies, the others go on at once (%lld ms)", (long long)start);
-	ok(wait_until(broker_metric(p, "broker_leases_active") == 0, 5000), "no lease is held");
+	ok(wait_until(broker_metric(p, "broker_leases_active") == 0, SOON_MS), "no lease is held");
 	is_int(broker_metric(p, "broker_leases_granted_total"),
 		broker_metric(p, "broker_leases_released_total"), "all were given back");
 	broker_detach(&b);
@@ -170,8 +173,8 @@ static void test_late_commit(const struct broker_proc *p)
 	rc = broker_commit(&l, 100);
 	ok(rc == BROKER_E_TIMEOUT || rc == BROKER_E_OUTCOME_UNKNOWN || rc == BROKER_E_TX_ABORTED,
 		"COMMIT behind it is out of time (%d)", rc);
-	is_int(run(other, "affect 1", 5000), 0, "the connection is free again");
-	ok(wait_until(broker_metric(p, "broker_leases_active") == 0, 5000), "no lease is held");
+	is_int(run(other, "affect 1", 20000), 0, "the connection is free again");
+	ok(wait_until(broker_metric(p, "broker_leases_active") == 0, SOON_MS), "no lease is held");
 	broker_detach(&b);
 	broker_detach(&other);
 }
@@ -185,8 +188,8 @@ static void test_commit_without_transaction(const struct broker_proc *p)
 	is_int(broker_lease(b, NULL, &l), 0, "a lease without a transaction");
 	in.lease = l;
 	is_int(broker_exec(b, "affect 1", 0, NULL, &in, NULL), 0, "is used");
-	is_int(broker_commit(&l, 1000), BROKER_E_USAGE, "COMMIT is a mistake");
-	is_int(run(b, "affect 1", 5000), 0, "but the connection is given back");
+	is_int(broker_commit(&l, 20000), BROKER_E_USAGE, "COMMIT is a mistake");
+	is_int(run(b, "affect 1", 20000), 0, "but the connection is given back");
 	broker_detach(&b);
 }
 
@@ -243,7 +246,7 @@ static void test_small_arena(
 	}
 	is_int(right, count, "and all are answered");
 	start = wait_clock_ms() - start;
-	ok(start < 12000 * stage_slowness(), "without waiting for any deadline (%lld ms)",
+	ok(start < 20000 * stage_slowness(), "without waiting for any deadline (%lld ms)",
 		(long long)start);
 	broker_detach(&b);
 }
@@ -295,11 +298,13 @@ static void test_max_waiting(void)
 	uint64_t ticket[20];
 	unsigned refused = 0, good = 0;
 
+	broker_pause(p); /* so that they come together */
 	for (unsigned i = 0; i < array_size(ticket); i++) {
 		if (broker_submit(b, "sleep 100", 0, NULL, NULL, &ticket[i]) < 0) {
 			bail_out("submit: %s", broker_error(b)->message);
 		}
 	}
+	broker_resume(p);
 	for (unsigned i = 0; i < array_size(ticket); i++) {
 		int rc = broker_collect(b, ticket[i], -1, NULL, NULL);
 

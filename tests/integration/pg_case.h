@@ -27,7 +27,7 @@ struct pg_case {
 
 static inline struct broker *case_attach(struct broker_proc *proc)
 {
-	struct broker_options opt = {.path = broker_socket(proc), .timeout_ms = 10000};
+	struct broker_options opt = {.path = broker_socket(proc), .timeout_ms = 60000};
 	struct broker *b;
 
 	if (broker_attach(&opt, &b) < 0) {

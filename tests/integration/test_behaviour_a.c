@@ -15,8 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define NOISE_MS 1000 /* what a busy machine may add to a time that is promised */
-#define LONG_MS 20000
+#define LONG_MS 60000
 
 static bool is_waiting(struct behave *t, int64_t n)
 {
@@ -219,14 +218,14 @@ static void test_4_returned_first(void)
 	uint64_t ticket;
 	int64_t start;
 
-	behave_rules(&t, "connect_ms=4000");
+	behave_rules(&t, "connect_ms=20000");
 	ticket = behave_submit(t.b, NULL, "affect 1");
 	ok(wait_until(behave_conns(t.proc, "login") > 0, LONG_MS),
 		"A4: a connection is being made for a waiter");
 	start = wait_clock_ms();
 	broker_release(&l);
 	is_int(broker_collect(t.b, ticket, -1, NULL, NULL), 0, "A4: it is served");
-	ok(behave_since(start) < 2000, "A4: by the one that was given back meanwhile (%lld ms)",
+	ok(behave_since(start) < 15000, "A4: by the one that was given back meanwhile (%lld ms)",
 		(long long)behave_since(start));
 	is_int(behave_metric(t.proc, "broker_handoff_seconds_count", ""), 1,
 		"A4: which counts as a hand-off");
@@ -239,7 +238,7 @@ static void test_4_returned_first(void)
 static void test_4_spike(void)
 {
 	struct behave t = behave_start(
-		"connect_ms=150", SETTINGS("pool main.max_size=50", "pool main.min_idle=5"));
+		"connect_ms=600", SETTINGS("pool main.max_size=50", "pool main.min_idle=5"));
 	uint64_t ticket[50];
 	unsigned good = 0;
 	int64_t made;
@@ -276,7 +275,8 @@ static void test_5_text(void)
 	rc = behave_run(t.b, NULL, "affect 1");
 	start = behave_since(start);
 	is_int(rc, BROKER_E_TIMEOUT, "A5: a waiter's time is over");
-	ok(start >= 245 && start <= 350 + NOISE_MS, "A5: after 250 ms (%lld)", (long long)start);
+	ok(start >= 245 && start <= 350 + WAIT_NOISE_MS, "A5: after 250 ms (%lld)",
+		(long long)start);
 	m = broker_error(t.b)->message;
 	snprintf(holder, sizeof(holder), "held by pid %d tag /report", (int)getpid());
 	if (!ok(strstr(m, "total=1 active=1 idle=0 waiting=1") != NULL &&
@@ -306,7 +306,7 @@ static void test_5_precision(void)
 
 		right += behave_run(t.b, &call, "affect 1") == BROKER_E_TIMEOUT;
 		start = behave_since(start) - times[i];
-		right += start >= -2 && start <= 100 + NOISE_MS;
+		right += start >= -2 && start <= 100 + WAIT_NOISE_MS;
 		worst = start > worst ? start : worst;
 	}
 	is_int(right, 2 * array_size(times), "A5: times of a call count, below a second too");
@@ -374,7 +374,7 @@ static void test_7_failed_connects(void)
 	is_int(failed, 20, "A7: 20 waiters get an error while connecting fails");
 	ok(behave_metric(t.proc, "broker_connect_failures_total", "") > 1,
 		"A7: it was tried again");
-	is_int(behave_conns(t.proc, "login"), 0, "A7: none is stuck");
+	ok(wait_until(behave_conns(t.proc, "login") == 0, LONG_MS), "A7: none is stuck");
 	behave_rules(&t, "");
 	l[1] = behave_hold(t.b, NULL, "affect 1");
 	l[2] = behave_hold(t.b, NULL, "affect 1");
@@ -411,7 +411,7 @@ static void test_8_hanging_connect(void)
 	for (unsigned i = 0; i < 100; i++) {
 		good += behave_run(other, NULL, "affect 1") == 0;
 	}
-	ok(good == 100 && behave_since(start) < 5000, "A8: and others work as ever (%lld ms)",
+	ok(good == 100 && behave_since(start) < 15000, "A8: and others work as ever (%lld ms)",
 		(long long)behave_since(start));
 	behave_rules(&t, "");
 	for (unsigned i = 0; i < 4; i++) {
@@ -432,13 +432,13 @@ static void test_8_connect_timeout(void)
 	struct behave t = behave_start("", SETTINGS("pool main.max_size=2", "pool main.min_idle=1",
 						   "server local.connect_timeout=250ms"));
 	struct broker_lease *l = behave_hold(t.b, NULL, "affect 1");
-	struct broker_call call = {.timeout_ms = 1000};
+	struct broker_call call = {.timeout_ms = 2000};
 
 	behave_rules(&t, "hang=1");
 	is_int(behave_run(t.b, &call, "affect 1"), BROKER_E_TIMEOUT, "A8: connecting hangs");
 	ok(strstr(broker_error(t.b)->message, "connect_timeout") != NULL,
 		"A8: the message says so");
-	ok(behave_metric(t.proc, "broker_connect_failures_total", "") >= 2,
+	ok(wait_until(behave_metric(t.proc, "broker_connect_failures_total", "") >= 2, LONG_MS),
 		"A8: after connect_timeout it is tried anew");
 	broker_release(&l);
 	behave_end(&t);
@@ -456,7 +456,8 @@ static void test_9_queue_limit(void)
 
 	is_int(behave_run(t.b, NULL, "affect 1"), BROKER_E_BUSY,
 		"A9: two may wait, a third is refused");
-	ok(behave_since(start) < NOISE_MS, "A9: at once (%lld ms)", (long long)behave_since(start));
+	ok(behave_since(start) < WAIT_NOISE_MS, "A9: at once (%lld ms)",
+		(long long)behave_since(start));
 	ok(broker_error(t.b)->retry_safe &&
 			strstr(broker_error(t.b)->message, "max_waiting") != NULL,
 		"A9: and is told which setting it was");
@@ -502,7 +503,8 @@ static void test_10_double_release(void)
 	is_int(raw_answer(&r, raw_op(&r, REQ_RELEASE, id)), -BROKER_E_LEASE,
 		"A10: and again, which is an error");
 	is_int(behave_run(t.b, &in, "affect 1"), 0, "A10: who has the connection now keeps it");
-	is_int(behave_metric(t.proc, "broker_leases_active", ""), 1, "A10: one lease is held");
+	ok(wait_until(behave_metric(t.proc, "broker_leases_active", "") == 1, LONG_MS),
+		"A10: one lease is held");
 	broker_release(&mine);
 	ok(wait_until(behave_conns(t.proc, "idle") == 1, LONG_MS), "A10: there is one connection");
 	is_int(behave_metric(t.proc, "broker_leases_released_total", ""), 3,

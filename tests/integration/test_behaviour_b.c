@@ -14,7 +14,7 @@
 #include <stdatomic.h>
 #include <unistd.h>
 
-#define LONG_MS 20000
+#define LONG_MS 60000
 
 static struct pg_case t;
 
@@ -111,7 +111,7 @@ static void next_is_served(const char *what)
 
 	is_str(case_text(t.b, NULL, "SELECT 'fine'", 0, NULL), "fine",
 		"B15: %s: the next is served", what);
-	ok(behave_since(start) < 5000, "B15: %s: soon (%lld ms)", what,
+	ok(behave_since(start) < 15000, "B15: %s: soon (%lld ms)", what,
 		(long long)behave_since(start));
 	is_int(rows_of("w"), 0, "B15: %s: nothing of it is there", what);
 }
@@ -220,7 +220,7 @@ static void test_16_rollback_fails(void)
 /* While one connection is being cleaned others serve. */
 static void test_19_slow_reset(void)
 {
-	struct behave f = behave_start("reset_ms=3000", SETTINGS("pool main.max_size=2"));
+	struct behave f = behave_start("reset_ms=20000", SETTINGS("pool main.max_size=2"));
 	struct broker_lease *l = behave_hold(f.b, NULL, "set 42");
 	int64_t start;
 	unsigned good = 0;
@@ -230,7 +230,7 @@ static void test_19_slow_reset(void)
 	for (unsigned i = 0; i < 50; i++) {
 		good += behave_int(f.b, NULL, "get", 0) == 0;
 	}
-	ok(good == 50 && behave_since(start) < 2000,
+	ok(good == 50 && behave_since(start) < 10000,
 		"B19: cleaning that takes long delays nobody (%lld ms)",
 		(long long)behave_since(start));
 	behave_end(&f);

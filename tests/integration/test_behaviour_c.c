@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LONG_MS 30000
+#define LONG_MS 60000
 #define CONNS 4
 
 /* -- PostgreSQL -------------------------------------------------------------------------------- */
@@ -250,7 +250,7 @@ static void test_25_backoff(void)
 	pg_restart(t.pg);
 	start = wait_clock_ms();
 	ok(wait_until(backends() == CONNS, LONG_MS), "C25: all connections are back");
-	ok(behave_since(start) < 5000 + 2000, "C25: within the longest back-off (%lld ms)",
+	ok(behave_since(start) < 5000 + WAIT_NOISE_MS, "C25: within the longest back-off (%lld ms)",
 		(long long)behave_since(start));
 }
 
@@ -545,7 +545,7 @@ static void test_30_clock(void)
 	struct behave f = start_shifted(path);
 	struct broker_lease *l[2] = {
 		behave_hold(f.b, NULL, "affect 1"), behave_hold(f.b, NULL, "affect 1")};
-	struct broker_call patient = {.timeout_ms = 50000}, brief = {.timeout_ms = 300};
+	struct broker_call patient = {.timeout_ms = 200000}, brief = {.timeout_ms = 300};
 	uint64_t waits = behave_submit(f.b, &patient, "affect 1");
 	time_t then = time(NULL) + jumps[0];
 	unsigned wrong = 0;
@@ -557,7 +557,7 @@ static void test_30_clock(void)
 		shift_clock(path, jumps[i]);
 		wrong += behave_run(f.b, &brief, "affect 1") != BROKER_E_TIMEOUT;
 		start = behave_since(start);
-		wrong += start < 290 || start > 2000;
+		wrong += start < 290 || start > 10000;
 		wrong += broker_collect(f.b, waits, 0, NULL, NULL) != BROKER_E_PENDING;
 		broker_detach(&(struct broker *){behave_attach(f.proc)});
 		if (i == 0) {

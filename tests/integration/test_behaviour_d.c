@@ -14,7 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define LONG_MS 20000
+#define LONG_MS 60000
 
 /* -- 31: start --------------------------------------------------------------------------------- */
 
@@ -32,7 +32,7 @@ static void fails_fast(const char *url, const char *reason)
 
 	ok(WIFEXITED(status) && WEXITSTATUS(status) != 0, "D31: %s: the broker does not start",
 		url);
-	ok(behave_since(start) < 8000, "D31: %s: which it says at once (%lld ms)", url,
+	ok(behave_since(start) < 15000, "D31: %s: which it says at once (%lld ms)", url,
 		(long long)behave_since(start));
 	ok(broker_log_count(p, reason) > 0 && broker_log_count(p, "local") > 0,
 		"D31: %s: and names the server and the reason", url);
@@ -49,7 +49,7 @@ static void gives_up(const char *url, const char *reason)
 	start = behave_since(start);
 	ok(WIFEXITED(status) && WEXITSTATUS(status) != 0, "D31: %s: the broker does not start",
 		url);
-	ok(start >= 690 && start < 8000, "D31: %s: after init_fail_timeout (%lld ms)", url,
+	ok(start >= 690 && start < 15000, "D31: %s: after init_fail_timeout (%lld ms)", url,
 		(long long)start);
 	ok(broker_log_count(p, reason) > 0, "D31: %s: and says why", url);
 	(void)broker_free(&p);
@@ -89,7 +89,7 @@ static void test_31_stop_while_starting(const char *url)
 	(void)wait_until(broker_log_count(p, "") > 0, 500);
 	start = wait_clock_ms();
 	(void)broker_stop(p, LONG_MS);
-	ok(behave_since(start) < 5000,
+	ok(behave_since(start) < 10000,
 		"D31: %s: a broker that is told to stop while it starts, stops", url);
 	(void)broker_free(&p);
 }
@@ -148,7 +148,7 @@ static unsigned files_left(const char *dir)
 static void test_32_drain(void)
 {
 	struct behave t =
-		behave_start("", SETTINGS("pool main.max_size=2", "broker.shutdown_grace=20s",
+		behave_start("", SETTINGS("pool main.max_size=2", "broker.shutdown_grace=60s",
 					 "pool main.acquire_timeout=60s"));
 	struct broker *other = behave_attach(t.proc);
 	struct broker_call in = {0};
@@ -160,7 +160,7 @@ static void test_32_drain(void)
 
 	rc = rc == 0 ? behave_run(other, &in, "affect 1") : rc;
 	is_int(rc, 0, "D32: a transaction is open");
-	runs = behave_submit(t.b, NULL, "sleep 1500");
+	runs = behave_submit(t.b, NULL, "sleep 5000");
 	(void)wait_until(behave_conns(t.proc, "active") == 1, LONG_MS);
 	waits = behave_submit(t.b, NULL, "affect 1");
 	ok(wait_until(behave_waiting(t.proc) == 1, LONG_MS),
@@ -169,7 +169,8 @@ static void test_32_drain(void)
 	kill(broker_pid(t.proc), SIGTERM);
 	is_int(broker_collect(t.b, waits, LONG_MS, NULL, NULL), BROKER_E_SHUTDOWN,
 		"D32: told to stop: who waits is told");
-	ok(behave_since(start) < 1000, "D32: at once (%lld ms)", (long long)behave_since(start));
+	ok(behave_since(start) < WAIT_NOISE_MS, "D32: at once (%lld ms)",
+		(long long)behave_since(start));
 	is_int(broker_error(t.b)->outcome, BROKER_NOT_DONE, "D32: that nothing was done");
 	is_int(behave_run(t.b, NULL, "affect 1"), BROKER_E_SHUTDOWN, "D32: as is who comes later");
 	ok(broker_attach(&late, &none) < 0, "D32: nobody attaches any more");
@@ -209,7 +210,7 @@ static void test_32_abort(const char *grace, bool hurry)
 	}
 	is_int(broker_wait(t.proc, LONG_MS), 0, "D32: %s: the broker ends",
 		hurry ? "told many times" : grace);
-	ok(behave_since(start) < 10000, "D32: without waiting for them (%lld ms)",
+	ok(behave_since(start) < 30000, "D32: without waiting for them (%lld ms)",
 		(long long)behave_since(start));
 	ok(broker_collect(t.b, runs, LONG_MS, NULL, NULL) < 0, "D32: the statement has failed");
 	is_int(broker_error(t.b)->outcome, BROKER_UNKNOWN, "D32: nobody knows how it ended");
@@ -389,7 +390,7 @@ static void balance(const struct broker_proc *p)
 	is_int(b.created, b.closed + b.open, "E35: connections: created = closed + open");
 	is_int(b.attaches, b.detaches + b.evictions + b.deaths + b.workers,
 		"E35: workers: attached = detached + died + there");
-	is_int(broker_metric(p, "broker_request_memory_bytes"), 0,
+	ok(wait_until(broker_metric(p, "broker_request_memory_bytes") == 0, LONG_MS),
 		"E35: no memory is held for requests");
 }
 
@@ -447,13 +448,19 @@ static void test_36_leak(void)
 	struct broker_call tagged = {.tag = "/cart"}, in = {0};
 	struct broker_lease *busy = NULL;
 	char owner[64];
+	struct broker_call works = {0};
+	uint64_t ticket[2];
 	int64_t start;
 	int rc = broker_begin(t.b, NULL, &busy);
 
+	works.lease = busy;
+	for (unsigned i = 0; i < array_size(ticket); i++) { /* no rest between them */
+		ticket[i] = behave_submit(t.b, &works, "sleep 2600");
+	}
 	snprintf(owner, sizeof(owner), "worker %d tag /cart", (int)getpid());
 	in.lease = behave_hold(t.b, &tagged, "affect 36");
 	start = wait_clock_ms();
-	rc = rc == 0 ? behave_run(t.b, &(struct broker_call){.lease = busy}, "sleep 2600") : rc;
+	rc = rc == 0 ? broker_collect(t.b, ticket[0], LONG_MS, NULL, NULL) : rc;
 	is_int(rc, 0, "E36: a transaction works for 2.6 s, a lease rests");
 	ok(wait_until(broker_log_count(t.proc, "leak_threshold") > 0, LONG_MS) &&
 			behave_since(start) >= 2000,
@@ -462,7 +469,8 @@ static void test_36_leak(void)
 	ok(broker_log_count(t.proc, owner) == 1, "E36: with its owner and tag: %s", owner);
 	ok(broker_log_count(t.proc, "affect 36") == 1, "E36: and what it did last");
 	ok(event_told(t.proc, owner), "E36: brokerstat shows it");
-	(void)behave_run(t.b, &(struct broker_call){.lease = busy}, "sleep 2600");
+	is_int(broker_collect(t.b, ticket[1], LONG_MS, NULL, NULL), 0,
+		"E36: the transaction goes on");
 	is_int(broker_log_count(t.proc, "leak_threshold"), 1,
 		"E36: once, and the transaction that works is none");
 	is_int(behave_metric(t.proc, "broker_leak_warnings_total", ""), 1, "E36: it was counted");

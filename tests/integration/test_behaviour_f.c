@@ -12,7 +12,7 @@
 #include <stdatomic.h>
 #include <unistd.h>
 
-#define LONG_MS 30000
+#define LONG_MS 60000
 
 static struct pg_case t;
 
@@ -161,11 +161,13 @@ static void check_reclaimed(const struct state *s, int fds)
 			      behave_conns(t.proc, "idle") == 2,
 		   LONG_MS),
 		"F38: killed %s: nothing is held for it", s->name);
-	is_int(pg_int(t.pg,
-		       "SELECT (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory') + "
-		       "(SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%%') + "
-		       "(SELECT count(*) FROM w)"),
-		0, "F38: killed %s: no lock, no transaction, no row is left", s->name);
+	ok(wait_until(
+		   pg_int(t.pg,
+			   "SELECT (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory') + "
+			   "(SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%%') + "
+			   "(SELECT count(*) FROM w)") == 0,
+		   LONG_MS),
+		"F38: killed %s: no lock, no transaction, no row is left", s->name);
 	ok(wait_until(broker_fds(t.proc) <= fds, LONG_MS), "F38: killed %s: nor a descriptor",
 		s->name);
 }
@@ -248,7 +250,7 @@ static void stopped(const char *what, behave_fn *fn)
 		good += case_run(t.b, NULL, "SELECT 1") == 0;
 	}
 	is_int(good, 300, "F39: while it stands still others are served");
-	ok(behave_since(start) < 10000, "F39: as fast as ever (%lld ms for 300)",
+	ok(behave_since(start) < 20000, "F39: as fast as ever (%lld ms for 300)",
 		(long long)behave_since(start));
 	if (stage_slowness() == 1) {
 		ok(broker_rss(t.proc) - rss < 16 << 20, "F39: and the broker keeps little for it");
@@ -617,7 +619,7 @@ static void test_44_slow(const char *url, const char *slow, const char *fast)
 			(void)!broker_collect(b, ticket[i], -1, NULL, NULL);
 		}
 	}
-	ok(worst < 5000, "F44: 209 statements beside three of a minute: %lld ms at most",
+	ok(worst < 20000, "F44: 209 statements beside three of a minute: %lld ms at most",
 		(long long)worst);
 	broker_detach(&b);
 	is_int(broker_free(&p), 0, "the broker ends well");
@@ -702,7 +704,7 @@ static void test_45_cancels(void)
 		pid[worker_number] = behave_worker(f.proc, cancel_worker, c);
 	}
 	while (atomic_load(&c->asked) < want &&
-		behave_since(start) < (stage_quick() ? 4000 : 40000)) {
+		behave_since(start) < (stage_quick() ? 4000 : 15000)) {
 		uint64_t before = atomic_load(&c->statements);
 
 		behave_rules(&f, delays[turn++ % array_size(delays)]);
@@ -758,7 +760,7 @@ static void test_46_deadlock(const char *blocked, unsigned flags)
 	other = behave_submit(three, &outside, "SELECT 1");
 	start = wait_clock_ms();
 	rc = case_run(one, &outside, "SELECT 1");
-	ok(rc == BROKER_E_TIMEOUT && behave_since(start) < 3000,
+	ok(rc == BROKER_E_TIMEOUT && behave_since(start) < 700 + WAIT_NOISE_MS,
 		"F46: what the first sends outside ends with its deadline");
 	is_int(broker_commit(&in.lease, 0), 0, "F46: it commits");
 	is_int(broker_collect(two, ticket, LONG_MS, NULL, NULL), 0, "F46: and the other goes on");

@@ -20,13 +20,14 @@ int main(void)
 	struct broker_proc *b = broker_start(pg_url(pg), settings);
 
 	chaos_run(b, getenv("TEST_QUICK") != NULL ? &quick : &full);
-	is_int(pg_int(pg,
-		       "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'shmbroker' "
-		       "AND state LIKE 'idle in transaction%%'"),
-		0, "no transaction is left open on the server");
-	is_int(pg_int(pg, "SELECT count(*) FROM pg_stat_activity WHERE application_name = "
-			  "'shmbroker'"),
-		8, "the server has the pool's connections, no more and no fewer");
+	ok(wait_until(pg_int(pg, "SELECT count(*) FROM pg_stat_activity WHERE application_name = "
+				 "'shmbroker' AND state LIKE 'idle in transaction%%'") == 0,
+		   30000),
+		"no transaction is left open on the server");
+	ok(wait_until(pg_int(pg, "SELECT count(*) FROM pg_stat_activity WHERE application_name = "
+				 "'shmbroker'") == 8,
+		   30000),
+		"the server has the pool's connections, no more and no fewer");
 	is_int(broker_free(&b), 0, "the broker ends well");
 	pg_remove(&pg);
 	return done_testing();

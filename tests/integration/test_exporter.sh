@@ -42,8 +42,8 @@ is $exporter_status 0 "a polite end is exit code 0"
 # --- a broker that runs
 broker_start b - "pool main.slow_threshold=0" "pool main.leak_threshold=2s"
 exporter_start "$b_socket"
-ok "healthy" wait_until 5000 status_is /healthz 200
-ok "ready" wait_until 5000 status_is /readyz 200
+ok "healthy" wait_until 30000 status_is /healthz 200
+ok "ready" wait_until 30000 status_is /readyz 200
 is "$(json /readyz '.pools[0] | [.name, .state, .writable, .readable, .degraded] | join(" ")')" \
 	"main up true true false" "readiness names the pool"
 is "$(status '/readyz?pool=main&need=read')" 200 "one pool may be asked for"
@@ -53,7 +53,7 @@ is "$(status '/readyz?need=beer')" 400 "a need that nobody knows"
 worker "$b_socket" tester 'exec\tGET /a\tCREATE TABLE t (a)' 'exec\tGET /a\tINSERT INTO t VALUES (1)' \
 	'exec\tGET /b\tSELECT broken' "exec\tGET /c\t$count" >"$scratch/worker.out"
 is "$(grep -c '^ok' "$scratch/worker.out")" 4 "a worker runs statements"
-ok "they are counted" wait_until 5000 metric_is 'broker_statements_finished_total{pool="main"}' 3
+ok "they are counted" wait_until 30000 metric_is 'broker_statements_finished_total{pool="main"}' 3
 is "$(metric 'broker_statements_failed_total{pool="main"}')" 1 "failures, too"
 is "$(metric 'broker_query_seconds_count{pool="main"}')" \
 	"$(metric 'broker_query_seconds_bucket{pool="main",le="+Inf"}')" "the histogram adds up"
@@ -86,7 +86,7 @@ printf 'begin\tGET /pin\tCREATE TEMP TABLE secret_1 (a)\n' >&7
 event_like() { # KIND REGEX
 	json /api/events.json ".events[] | select(.kind == \"$1\") | .text" | grep -qE "$2"
 }
-ok "who pins a connection is an event" wait_until 5000 event_like pin \
+ok "who pins a connection is an event" wait_until 30000 event_like pin \
 	"^pool main: worker $pinner_pid tag GET /pin changed the session"
 ok "so is a lease that nobody uses" wait_until 15000 event_like leak \
 	"^pool main: worker $pinner_pid tag GET /pin holds a connection .* last statement: shape [0-9a-f]{16}\$"
@@ -103,10 +103,10 @@ is "$(json /api/statements.json '[.statements[].share] | add | . > 0.999 and . <
 like "$(json /api/statements.json '.statements[].statement')" '^insert into t values \(\?\)$' \
 	"without literals"
 is "$(json /api/overview.json '[.broker.state, .ready] | join(" ")')" "running true" "overview"
-ok "the history grows" wait_until 5000 json_is '/api/history.json?pool=main' '.time | length >= 2' true
+ok "the history grows" wait_until 30000 json_is '/api/history.json?pool=main' '.time | length >= 2' true
 is "$(json /api/history.json '[.[] | select(type == "array") | length] | unique | length')" 1 \
 	"all fields of the history are equally long"
-is "$(json '/api/history.json?seconds=1' '.time | length')" 1 "a part of it may be asked for"
+ok "a part of it may be asked for" wait_until 30000 json_is '/api/history.json?seconds=1' '.time | length' 1
 is "$(status '/api/history.json?seconds=-1')" 400 "so many seconds there are not"
 is "$(status '/api/history.json?pool=other')" 404 "there is none of a pool that never was"
 
@@ -117,7 +117,7 @@ messages() {
 		sed -n "s/^data: //p;$(($1 * 2 - 1))q"
 }
 messages 2 >"$scratch/stream"
-is "$(jq -s '.[1].point.time - .[0].point.time | . > 0.5 and . < 3' <"$scratch/stream")" true \
+is "$(jq -s '.[1].point.time - .[0].point.time | . > 0.5 and . < 6' <"$scratch/stream")" true \
 	"the stream has a message a second"
 is "$(jq -rs '.[1] | [.broker.state, .pools[0].name, (.slow | length > 0)] | join(" ")' \
 	<"$scratch/stream")" "running main true" "which says everything"
@@ -131,7 +131,7 @@ done
 all_open() {
 	[ "$(cat "$scratch"/stream.* | grep -c '^HTTP/1.1 200')" = 16 ]
 }
-ok "sixteen streams are open" wait_until 10000 all_open
+ok "sixteen streams are open" wait_until 30000 all_open
 is "$(status /events)" 503 "one more is refused"
 is "$(status /healthz)" 200 "other requests are answered all the same"
 kill "${streams[@]}"
@@ -139,7 +139,7 @@ wait "${streams[@]}" 2>/dev/null
 stream_opens() {
 	[ "$(curl -sS --max-time 1 -o /dev/null -w '%{http_code}' "$url/events" 2>/dev/null)" = 200 ]
 }
-ok "places are free again" wait_until 10000 stream_opens
+ok "places are free again" wait_until 30000 stream_opens
 
 # --- the page, and what every answer carries
 like "$(get /)" '<title>shmbroker</title>' "the dashboard"
@@ -193,18 +193,18 @@ is "$(status "/$(printf 'a%.0s' $(seq 30000))")" 414 "no endless address"
 
 # --- stopped, dead, back
 broker_pause b
-ok "stopped: not healthy" wait_until 10000 status_is /healthz 503
+ok "stopped: not healthy" wait_until 30000 status_is /healthz 503
 is "$(status /readyz)" 503 "stopped: not ready"
 is "$(metric broker_up)$(metric broker_running)" 10 "stopped: up, but not running"
 broker_resume b
-ok "resumed: healthy" wait_until 10000 status_is /healthz 200
+ok "resumed: healthy" wait_until 30000 status_is /healthz 200
 broker_kill b
-ok "killed: not healthy" wait_until 10000 status_is /healthz 503
+ok "killed: not healthy" wait_until 30000 status_is /healthz 503
 is "$(metric broker_up)" 0 "killed: not up"
 is "$(metric 'broker_statements_finished_total{pool="main"}')" 4 "killed: what it left is shown"
 is "$(json /healthz .broker)" dead "killed: said so"
 broker_restart b
-ok "started again: followed" wait_until 10000 status_is /readyz 200
+ok "started again: followed" wait_until 30000 status_is /readyz 200
 is "$(metric 'broker_statements_finished_total{pool="main"}')" 0 "started again: counts anew"
 exporter_stop
 

@@ -11,7 +11,7 @@
 
 #include <signal.h>
 
-#define PATIENCE_MS 30000
+#define PATIENCE_MS 60000
 #define ROWS 200000
 
 static struct broker_proc *proc;
@@ -141,6 +141,10 @@ static void test_two_primaries(struct cluster *c)
 	ok(writes_go_to("b"), "a standby was promoted, and is used");
 	ok(broker_commit(&in.lease, 0) < 0, "the old primary acknowledges nothing any more");
 	ok(wait_until(connections(old) == 0, PATIENCE_MS), "no connection is left but the probe's");
+	/* those to the new primary are made in the meantime */
+	ok(wait_until(behave_conns(proc, "idle") == 2 && behave_conns(proc, "login") == 0,
+		   PATIENCE_MS),
+		"the pool is full");
 	created = behave_created(proc);
 	ok(!wait_until(connections(old) > 0, 2000), "and none is opened");
 	is_int(behave_created(proc), created, "again and again");

@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WAIT_MS 30000
+#define WAIT_MS 60000
 
 /* -- cluster ----------------------------------------------------------------------------------- */
 
@@ -214,26 +214,26 @@ static void test_proxy(void)
 	struct pg_cluster *pg = pg_start(NULL);
 	char *path = scratch_format("%s/.s.PGSQL.5432", pg_host(pg));
 	struct proxy *p = proxy_start(path);
-	PGconn *c = through(p, "10"), *other;
+	PGconn *c = through(p, "30"), *other;
 
 	pg_do(pg, "CREATE TABLE t(x int)");
 	ok(PQstatus(c) == CONNECTION_OK && answers(c), "a proxy forwards");
 	test_stall(pg, p, c);
 	test_mute(pg, p, c);
 	proxy_set(p, PROXY_REFUSE);
-	other = through(p, "10");
+	other = through(p, "30");
 	ok(strstr(PQerrorMessage(other), "refused") != NULL, "it refuses new connections");
 	PQfinish(other);
 	ok(answers(c), "but keeps old ones");
 	proxy_set(p, PROXY_RESET);
 	ok(!answers(c), "it resets old ones");
-	other = through(p, "10");
+	other = through(p, "30");
 	ok(PQstatus(other) != CONNECTION_OK && strstr(PQerrorMessage(other), "refused") == NULL,
 		"and new ones when they are made");
 	PQfinish(other);
 	PQfinish(c);
 	proxy_set(p, PROXY_FORWARD);
-	c = through(p, "10");
+	c = through(p, "30");
 	ok(answers(c), "and forwards again");
 	is_int(proxy_open(p), 1, "one connection");
 	proxy_cut(p);

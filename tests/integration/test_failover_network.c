@@ -16,7 +16,7 @@
 
 #define SERVERS 3
 #define TAKEOVER_MS 1000
-#define SOON_MS 20000
+#define SOON_MS 60000
 
 struct network {
 	struct proxy *proxy[SERVERS];

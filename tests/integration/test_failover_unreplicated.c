@@ -12,11 +12,11 @@
 
 #include <stdlib.h>
 
-#define CALL_MS 500
+#define CALL_MS 2000 /* time to get to where it waits */
 
 static struct broker *attach(struct broker_proc *p)
 {
-	struct broker_options opt = {.path = broker_socket(p), .timeout_ms = 10000};
+	struct broker_options opt = {.path = broker_socket(p), .timeout_ms = 60000};
 	struct broker *b;
 
 	if (broker_attach(&opt, &b) < 0) {

@@ -20,6 +20,7 @@
 #include <string.h>
 
 #define CALL_MS 5000
+#define SOON_MS 60000
 
 static struct cluster *cluster;
 static struct pg_cluster *pg;
@@ -41,7 +42,7 @@ static struct broker_proc *start(const char *file, const char *const *more)
 
 static struct broker *attach(struct broker_proc *p)
 {
-	struct broker_options opt = {.path = broker_socket(p), .timeout_ms = CALL_MS};
+	struct broker_options opt = {.path = broker_socket(p), .timeout_ms = SOON_MS};
 	struct broker *b;
 
 	if (broker_attach(&opt, &b) < 0) {
@@ -68,7 +69,7 @@ static bool done_by(struct broker *b, const char *sql, const char *server)
 
 	return wait_until(broker_exec(b, sql, 0, NULL, &call, NULL) == 0 &&
 				  strcmp(broker_last_server(b), server) == 0,
-		30000);
+		SOON_MS);
 }
 
 static int64_t value(struct broker *b, const char *sql)
@@ -105,6 +106,14 @@ static int64_t look(const char *file, const char *sql)
 	}
 	sqlite3_close(db);
 	return v;
+}
+
+/* Both tables are in the file, this one with so many items. */
+static bool is_mirrored(const char *file, int64_t items)
+{
+	return wait_until(look(file, "SELECT count(*) FROM item") == items &&
+				  look(file, "SELECT count(*) FROM stock") == 2,
+		SOON_MS);
 }
 
 static void make_tables(void)
@@ -165,7 +174,7 @@ static void test_there_and_back(void)
 	b = attach(p);
 	is_int(run(b, "INSERT INTO item (n, name) VALUES (1, 'one')"), 0, "a write to PostgreSQL");
 	is_str(broker_last_server(b), "a", "by server a");
-	ok(wait_until(look(file, "SELECT count(*) FROM item") == 1, 20000), "it is copied");
+	ok(is_mirrored(file, 1), "it is copied");
 	pg_stop(pg, PG_FAST);
 	ok(done_by(b, "UPDATE item SET name = 'uno' WHERE n = 1", SETTINGS_LOCAL),
 		"without PostgreSQL, SQLite takes writes");
@@ -185,7 +194,7 @@ static void test_there_and_back(void)
 	is_int(pg_int(pg, "SELECT count(*) FROM made"), 1, "and the table");
 	is_int(value(b, "SELECT amount FROM stock WHERE id = 1"), 3, "reads see it");
 	is_int((int64_t)broker_log_count(p, "set aside in"), 0, "without conflicts");
-	ok(wait_until(look(file, "SELECT count(*) FROM item WHERE nr IS NOT NULL") == 4, 20000),
+	ok(wait_until(look(file, "SELECT count(*) FROM item WHERE nr IS NOT NULL") == 4, SOON_MS),
 		"and copies are refreshed again");
 	broker_detach(&b);
 	is_int(broker_free(&p), 0, "the broker ends well");
@@ -202,7 +211,7 @@ static void test_conflict_after_restart(void)
 	make_tables();
 	p = start(file, journal);
 	b = attach(p);
-	ok(wait_until(look(file, "SELECT count(*) FROM stock") == 2, 20000), "tables are copied");
+	ok(is_mirrored(file, 0), "tables are copied");
 	pg_stop(pg, PG_FAST);
 	ok(done_by(b,
 		   "INSERT INTO item (n, name) VALUES (1, 'local') ON CONFLICT (n) DO UPDATE SET "
@@ -276,12 +285,12 @@ static bool acked_within(struct ledger *books, int64_t ms)
 static void go_and_return(struct ledger *books, const char *file, enum pg_mode mode)
 {
 	pg_stop(pg, mode);
-	ok(wait_until(look(file, "SELECT count(*) FROM broker_journal") > 20, 20000),
+	ok(wait_until(look(file, "SELECT count(*) FROM broker_journal") > 20, SOON_MS),
 		"without PostgreSQL writes go on");
 	pg_restart(pg);
-	ok(wait_until(look(file, "SELECT count(*) FROM broker_journal") == 0, 30000),
+	ok(wait_until(look(file, "SELECT count(*) FROM broker_journal") == 0, SOON_MS),
 		"it is back and gets them");
-	ok(acked_within(books, 20000), "and more");
+	ok(acked_within(books, SOON_MS), "and more");
 }
 
 static void test_load(unsigned rounds)
@@ -293,7 +302,7 @@ static void test_load(unsigned rounds)
 
 	make_tables();
 	p = start(file, journal);
-	ok(wait_until(look(file, "SELECT count(*) FROM stock") == 2, 20000), "tables are copied");
+	ok(is_mirrored(file, 0), "tables are copied");
 	crew = crew_start(broker_socket(p), 8, write_items, books, NULL);
 	for (unsigned i = 0; i < rounds; i++) {
 		go_and_return(books, file, i % 2 == 0 ? PG_KILL : PG_FAST);
@@ -315,15 +324,15 @@ static void test_broker_killed(unsigned rounds)
 
 	make_tables();
 	p = start(file, journal);
-	ok(wait_until(look(file, "SELECT count(*) FROM stock") == 2, 20000), "tables are copied");
+	ok(is_mirrored(file, 0), "tables are copied");
 	crew = crew_start(broker_socket(p), 8, write_items, books, NULL);
 	for (unsigned i = 0; i < rounds; i++) {
 		pg_stop(pg, PG_FAST);
-		ok(wait_until(look(file, "SELECT count(*) FROM broker_journal") > 300, 30000),
+		ok(wait_until(look(file, "SELECT count(*) FROM broker_journal") > 300, SOON_MS),
 			"a journal of 300 rows");
 		broker_kill(p);
 		broker_restart(p);
-		ok(acked_within(books, 20000), "the next broker takes writes");
+		ok(acked_within(books, SOON_MS), "the next broker takes writes");
 		pg_restart(pg);
 		(void)wait_until(pg_int(pg, "SELECT count(*) FROM pg_tables WHERE tablename = "
 					    "'broker_journal_position'") == 1 &&
@@ -332,9 +341,9 @@ static void test_broker_killed(unsigned rounds)
 			20000);
 		broker_kill(p);
 		broker_restart(p);
-		ok(wait_until(look(file, "SELECT count(*) FROM broker_journal") == 0, 30000),
+		ok(wait_until(look(file, "SELECT count(*) FROM broker_journal") == 0, SOON_MS),
 			"the one after that replays the rest");
-		ok(acked_within(books, 20000), "and goes on");
+		ok(acked_within(books, SOON_MS), "and goes on");
 	}
 	crew_stop(&crew, "writers through deaths of the broker");
 	check_items(books, "broker killed");
@@ -360,11 +369,11 @@ static void test_read_only(void)
 	make_tables();
 	p = start(file, settings);
 	b = attach(p);
-	ok(wait_until(look(file, "SELECT count(*) FROM stock") == 2, 20000), "a table is copied");
+	ok(wait_until(look(file, "SELECT count(*) FROM stock") == 2, SOON_MS), "a table is copied");
 	pg_stop(pg, PG_FAST);
 	ok(wait_until(broker_exec(b, "SELECT amount FROM stock", 0, NULL, &call, NULL) == 0 &&
 			      strcmp(broker_last_server(b), SETTINGS_LOCAL) == 0,
-		   20000),
+		   SOON_MS),
 		"reads are answered from the copy");
 	rc = broker_exec(b, "UPDATE stock SET amount = 0", 0, NULL, &write, NULL);
 	ok(rc < 0, "writes are not taken: %s", broker_error(b)->message);

@@ -43,7 +43,7 @@ static void test_standby(struct pg_cluster *pg)
 
 	is_int(pg_int(standby, "SELECT pg_is_in_recovery()::int"), 1, "a standby is in recovery");
 	pg_do(pg, "INSERT INTO t VALUES (3)");
-	ok(wait_until(pg_int(standby, "SELECT count(*) FROM t") == 3, 10000), "it streams");
+	ok(wait_until(pg_int(standby, "SELECT count(*) FROM t") == 3, 60000), "it streams");
 	pg_stop(pg, PG_IMMEDIATE);
 	pg_promote(standby);
 	pg_do(standby, "INSERT INTO t VALUES (4)");
@@ -69,7 +69,7 @@ static _Noreturn void victim(void)
 	pid_t shell = spawn_l(NULL, "sh", "-c", "sleep 1000 & wait", NULL);
 	pid_t sleeper = 0;
 
-	(void)wait_until(spawn_children(shell, &sleeper, 1) == 1, 10000);
+	(void)wait_until(spawn_children(shell, &sleeper, 1) == 1, 60000);
 	printf("%s %s.board %s.slow %d %d %d %d\n", scratch_dir(), broker_socket(broker),
 		broker_socket(broker), (int)pg_pid(pg), (int)broker_pid(broker), (int)shell,
 		(int)sleeper);
@@ -142,8 +142,8 @@ static void test_guard(const char *self)
 	(void)kill(r.pid[1], SIGKILL);
 	(void)kill(pid, SIGKILL);
 	(void)spawn_wait(pid, 10000, NULL);
-	ok(wait_until(living(&r) == 0, 10000), "when it is killed, so are they");
-	ok(wait_until(access(r.dir, F_OK) != 0, 10000), "and its directory is removed");
+	ok(wait_until(living(&r) == 0, 60000), "when it is killed, so are they");
+	ok(wait_until(access(r.dir, F_OK) != 0, 60000), "and its directory is removed");
 	ok(access(segment[0], F_OK) != 0 && access(segment[1], F_OK) != 0,
 		"and what the killed broker had in /dev/shm");
 	free(out);

@@ -35,20 +35,20 @@ followers=()
 follow slow -s -d -j
 follow events -e
 follow record -W "$scratch/rec"
-ok "statements are followed" wait_until 10000 grep -q before "$scratch/slow"
-ok "events, too" wait_until 10000 grep -q start "$scratch/events"
-ok "and all is recorded" wait_until 10000 test -s "$scratch/rec"
+ok "statements are followed" wait_until 30000 grep -q before "$scratch/slow"
+ok "events, too" wait_until 30000 grep -q start "$scratch/events"
+ok "and all is recorded" wait_until 30000 test -s "$scratch/rec"
 
 ok "a statement of which they do not know yet" statement last
 mkfifo "$scratch/input"
 "$IT_WORKER" "$b_socket" victim <"$scratch/input" >"$scratch/victim" &
 victim=$!
 exec 7>"$scratch/input"
-wait_until 10000 grep -q ok "$scratch/victim"
+wait_until 30000 grep -q ok "$scratch/victim"
 kill -KILL $victim
 wait $victim 2>/dev/null
 exec 7>&-
-ok "an event" wait_until 10000 logged worker_death
+ok "an event" wait_until 30000 logged worker_death
 broker_kill b
 broker_restart b
 ok "a statement of the next broker" statement first

@@ -12,7 +12,7 @@
 #include <sqlite3.h>
 #include <unistd.h>
 
-#define PATIENCE_MS 30000
+#define PATIENCE_MS 60000
 
 static struct pg_cluster *pg;
 static struct broker_proc *proc;
@@ -32,7 +32,7 @@ static void configure(const char *pool)
 		"fallback = journal\nmirror = item\nmirror_interval = 100ms\n"
 		"%s%s\n",
 		pg_url(pg), fallback,
-		strstr(pool, "acquire_timeout") == NULL ? "acquire_timeout = 20s\n" : "", pool);
+		strstr(pool, "acquire_timeout") == NULL ? "acquire_timeout = 60s\n" : "", pool);
 	fclose(f);
 }
 

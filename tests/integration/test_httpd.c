@@ -353,7 +353,7 @@ static void test_killed_worker(pid_t supervisor)
 	kill(before[0], SIGKILL);
 	ok(wait_until(workers_of(supervisor, now, &server) == WORKERS && now[0] != before[0] &&
 			      now[1] != before[0] && now[2] != before[0],
-		   10000),
+		   60000),
 		"a killed worker is replaced");
 	for (unsigned i = 0; i < 20; i++) {
 		good += answers();

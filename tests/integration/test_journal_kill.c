@@ -161,7 +161,7 @@ static void test_kill(unsigned lives)
 		"the file has every write that was acknowledged, up to %lld", (long long)acked);
 	desk_start_courier(d);
 	d->insist = true;
-	ok(desk_replay_all(d, 60000), "what the killed ones have left is replayed");
+	ok(desk_replay_all(d, 120000), "what the killed ones have left is replayed");
 	compare(d);
 	desk_close(&d);
 }
@@ -188,13 +188,13 @@ static void test_cut(unsigned rows, unsigned cuts)
 	d->insist = d->drains = true;
 	courier_replay(d->courier, 0);
 	for (; done < cuts && d->caught == 0; done++) {
-		if (!desk_until(d, d->caught > 0 || sessions("*") > 0, 20000)) {
+		if (!desk_until(d, d->caught > 0 || sessions("*") > 0, 60000)) {
 			break;
 		}
 		(void)desk_until(d, d->caught > 0, (int)(random() % 60));
 		(void)sessions("pg_terminate_backend(pid)");
 	}
-	ok(desk_until(d, d->caught == 1, 60000),
+	ok(desk_until(d, d->caught == 1, 120000),
 		"the journal is replayed through %u cut connections", done);
 	ok(d->failed > 0, "%u of them were felt", d->failed);
 	compare(d);
@@ -216,11 +216,11 @@ static void test_crash(unsigned rows)
 	courier_replay(d->courier, 0);
 	for (; d->caught == 0 && crashes < 3; crashes++) {
 		(void)desk_until(d,
-			d->caught > 0 || courier_replayed(d->courier) > crashes * rows / 4, 20000);
+			d->caught > 0 || courier_replayed(d->courier) > crashes * rows / 4, 60000);
 		pg_stop(pg, crashes % 2 == 0 ? PG_KILL : PG_IMMEDIATE);
 		pg_restart(pg);
 	}
-	ok(desk_until(d, d->caught == 1, 60000),
+	ok(desk_until(d, d->caught == 1, 120000),
 		"the journal is replayed through %u crashes of the server", crashes);
 	compare(d);
 	desk_close(&d);

@@ -33,7 +33,7 @@ struct env {
 
 static struct broker *attach(const struct env *e)
 {
-	struct broker_options o = {.path = broker_socket(e->p), .timeout_ms = 20000};
+	struct broker_options o = {.path = broker_socket(e->p), .timeout_ms = 60000};
 	struct broker *b;
 
 	if (broker_attach(&o, &b) < 0) {
@@ -177,7 +177,7 @@ static void test_value(struct env *e, size_t len, bool text)
 		   &v, len, text),
 		"found by its value, and read");
 	if (can_measure()) {
-		(void)wait_until(rss_of(broker_pid(e->p)) - before < 48 << 20, 5000);
+		(void)wait_until(rss_of(broker_pid(e->p)) - before < 48 << 20, 30000);
 		ok(rss_of(broker_pid(e->p)) - before < 48 << 20,
 			"the broker has given the memory back (grown by %lld MiB)",
 			(long long)(rss_of(broker_pid(e->p)) - before) >> 20);
@@ -291,7 +291,7 @@ static void test_slow_reader(struct env *e, unsigned flags, const char *what)
 		got++;
 	}
 	moved = others_move(e, &slowest);
-	ok(moved && slowest < 1000 * stage_slowness(),
+	ok(moved && slowest < WAIT_NOISE_MS * stage_slowness(),
 		"%s: a result, %s, read no further than row 10: others read and write (slowest "
 		"%lld ms)",
 		e->name, what, (long long)slowest);
@@ -319,7 +319,7 @@ static void test_dropped(struct env *e)
 		broker_result_free(&r);
 	}
 	start = wait_clock_ms() - start;
-	ok(start < 10000 * stage_slowness(),
+	ok(start < 20000 * stage_slowness(),
 		"%s: 20 results of 2 GB thrown away after one row (%lld ms)", e->name,
 		(long long)start);
 }
@@ -489,6 +489,11 @@ static void run_all(struct env *e)
 	e->b = attach(e);
 	must(e->b, e->pg ? "CREATE TABLE large (t TEXT, b BYTEA)"
 			 : "CREATE TABLE large (t TEXT, b BLOB)");
+	if (e->pg) { /* what the server does to make them smaller is none of our business, and takes
+			long */
+		must(e->b, "ALTER TABLE large ALTER t SET STORAGE EXTERNAL, ALTER b SET STORAGE "
+			   "EXTERNAL");
+	}
 	must(e->b, "CREATE TABLE small (n INTEGER)");
 	test_stream(e, quick ? 100000 : 1000000);
 	test_slow_reader(e, BROKER_READONLY | BROKER_STREAM, "declared as long and read-only");

@@ -23,7 +23,7 @@ static bool refreshed(struct desk *d)
 	int64_t now =
 		pg_int(pg, "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint");
 
-	return desk_until(d, courier_mirrored_at(d->courier) > now, 20000);
+	return desk_until(d, courier_mirrored_at(d->courier) > now, 60000);
 }
 
 static void is_text(struct desk *d, const char *sql, const char *want, const char *what)
@@ -137,7 +137,7 @@ static void test_freshness(void)
 		"held, it stays");
 	desk_stop_courier(d);
 	desk_start_courier_with(d, tables, 2, 3600000);
-	ok(desk_until(d, courier_mirrored_at(d->courier) > 0, 20000),
+	ok(desk_until(d, courier_mirrored_at(d->courier) > 0, 60000),
 		"the next broker knows its age");
 	desk_close(&d);
 }
@@ -185,7 +185,7 @@ static void test_journal_first(void)
 	ok(!desk_until(d, courier_mirrored_at(d->courier) > at + 300000, 600),
 		"while the write waits in the journal, no copy goes over it");
 	is_text(d, "SELECT t FROM item", "local", "it stands");
-	ok(desk_replay_all(d, 20000), "the journal is replayed");
+	ok(desk_replay_all(d, 60000), "the journal is replayed");
 	is_int(pg_int(pg, "SELECT count(*) FROM item WHERE t = 'local'"), 1, "PostgreSQL has it");
 	ok(refreshed(d), "then copies go on");
 	is_text(d, "SELECT t FROM item", "local", "with it");
@@ -199,7 +199,7 @@ static void test_trouble(void)
 
 	desk_start_courier_with(d, wrong, 1, 50);
 	courier_mirror(d->courier, 0);
-	ok(desk_until(d, courier_mirror_error(d->courier)[0] != '\0', 20000),
+	ok(desk_until(d, courier_mirror_error(d->courier)[0] != '\0', 60000),
 		"a table that is not there");
 	is_str(courier_mirror_error(d->courier),
 		"mirror nothing: there is no such table in PostgreSQL", "is told");
@@ -220,7 +220,7 @@ static void test_trouble(void)
 
 	pg_do(pg, "BEGIN; LOCK TABLE item");
 	(void)desk_until(
-		d, pg_int(pg, "SELECT count(*) FROM pg_locks WHERE NOT granted") == 1, 20000);
+		d, pg_int(pg, "SELECT count(*) FROM pg_locks WHERE NOT granted") == 1, 60000);
 	is_str(desk_write(d, "CREATE TABLE free (a)"), "",
 		"while a copy waits for PostgreSQL, SQLite does not");
 	desk_stop_courier(d);
@@ -259,11 +259,11 @@ static void test_standby(void)
 	ok(refreshed(d), "a standby is copied from");
 	is_int(desk_int(d, "SELECT count(*) FROM item"), 1, "what it has");
 	pg_do(pg, "INSERT INTO item VALUES (2)");
-	ok(desk_until(d, desk_int(d, "SELECT count(*) FROM item") == 2, 20000),
+	ok(desk_until(d, desk_int(d, "SELECT count(*) FROM item") == 2, 60000),
 		"and what reaches it");
 	is_str(desk_write(d, "INSERT INTO item VALUES (3)"), "", "a write");
 	d->target = 1;
-	ok(!desk_replay_all(d, 20000), "a standby is not replayed into");
+	ok(!desk_replay_all(d, 60000), "a standby is not replayed into");
 	is_str(d->failure.sqlstate, "25006", "it takes no writes");
 	desk_close(&d);
 	pg_remove(&standby);

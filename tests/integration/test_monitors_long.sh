@@ -49,7 +49,7 @@ least=1000000
 for _ in $(seq $turns); do
 	window >>"$scratch/without"
 	monitors_start
-	wait_until 5000 monitors_read 2 || diag "the monitors are slow"
+	wait_until 30000 monitors_read 2 || diag "the monitors are slow"
 	window >>"$scratch/with"
 	n=$(documents)
 	least=$((n < least ? n : least))

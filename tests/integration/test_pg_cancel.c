@@ -16,7 +16,7 @@ static void test_deadline(struct broker *b)
 
 	is_int(case_run(b, &call, "SELECT pg_sleep(60)"), BROKER_E_TIMEOUT, "a deadline passes");
 	is_int(broker_error(b)->outcome, BROKER_NOT_DONE, "known not done");
-	ok(wait_clock_ms() - before < 5000, "soon");
+	ok(wait_clock_ms() - before < 200 + WAIT_NOISE_MS, "soon");
 	is_str(case_text(b, NULL, "SELECT 1", 0, NULL), "1", "the next statement runs");
 }
 
@@ -29,10 +29,10 @@ static void test_cancel(struct pg_case *t)
 	ok(wait_until(
 		   pg_int(t->pg, "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND "
 				 "query LIKE 'SELECT pg_sleep%%'") == 1,
-		   10000),
+		   60000),
 		"it runs");
 	is_int(broker_cancel(t->b, ticket), 0, "cancel");
-	rc = broker_collect(t->b, ticket, 10000, NULL, NULL);
+	rc = broker_collect(t->b, ticket, 60000, NULL, NULL);
 	is_int(rc, BROKER_E_CANCELLED, "it is cancelled");
 	is_str(case_sqlstate(t->b), "57014", "by the server");
 }
@@ -77,15 +77,15 @@ static void test_dead_worker(struct pg_case *t)
 	}
 	ok(wait_until(pg_int(t->pg, "SELECT count(*) FROM pg_stat_activity WHERE "
 				    "wait_event_type = 'Lock'") == 1,
-		   10000),
+		   60000),
 		"a worker waits for a lock");
 	kill(child, SIGKILL);
-	spawn_wait(child, 10000, NULL);
+	spawn_wait(child, 60000, NULL);
 	ok(wait_until(
 		   pg_int(t->pg, "SELECT count(*) FROM pg_stat_activity WHERE application_name = "
 				 "'shmbroker' AND (state LIKE 'idle in%%' OR wait_event_type = "
 				 "'Lock')") == 0,
-		   10000),
+		   60000),
 		"it dies, and its transaction with it");
 	PQfinish(blocker);
 	is_str(case_text(t->b, NULL, "SELECT count(*) FROM kept", 0, NULL), "2", "without a trace");
@@ -123,9 +123,9 @@ static void test_strangers(struct pg_case *t)
 		}
 		(void)!broker_cancel(t->b, victim);
 		for (int i = 0; i < 4; i++) {
-			hit += broker_collect(others[i], ticket[i], 10000, NULL, NULL) < 0;
+			hit += broker_collect(others[i], ticket[i], 60000, NULL, NULL) < 0;
 		}
-		rc = broker_collect(t->b, victim, 10000, NULL, NULL);
+		rc = broker_collect(t->b, victim, 60000, NULL, NULL);
 		cancelled += rc == BROKER_E_CANCELLED;
 		done += rc == 0;
 	}
@@ -157,14 +157,14 @@ static void test_frozen(struct pg_case *t)
 			0, "submit to a server that hangs");
 	}
 	for (int i = 0; i < 12; i++) {
-		int rc = broker_collect(others[i], ticket[i], 10000, NULL, NULL);
+		int rc = broker_collect(others[i], ticket[i], 60000, NULL, NULL);
 
 		ok(rc == BROKER_E_TIMEOUT || rc == BROKER_E_OUTCOME_UNKNOWN, "it is given up: %d",
 			rc);
 	}
-	ok(wait_clock_ms() - before < 10000, "in time");
+	ok(wait_clock_ms() - before < 20000, "in time");
 	pg_thaw(t->pg);
-	call.timeout_ms = 20000;
+	call.timeout_ms = 60000;
 	for (int i = 0; i < 50; i++) {
 		if (case_run(others[i % 12], &call, "SELECT 1") < 0) {
 			ok(false, "%s", broker_error(others[i % 12])->message);
@@ -184,13 +184,13 @@ static void test_cancel_copy(struct pg_case *t)
 
 	is_int(broker_lease(t->b, NULL, &l), 0, "a lease");
 	call.lease = l;
-	call.timeout_ms = 300;
+	call.timeout_ms = 2000;
 	is_int(broker_copy_in(t->b, "COPY kept FROM STDIN", &call, &c), 0, "COPY in");
 	is_int(broker_copy_write(c, "5\n", 2), 0, "a row");
 	ok(wait_until(
 		   pg_int(t->pg, "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND "
 				 "query LIKE 'COPY%%'") == 0,
-		   10000),
+		   60000),
 		"a deadline passes while the server waits for data");
 	is_int(broker_copy_end(&c, NULL, NULL), BROKER_E_TIMEOUT, "the worker learns it");
 	call.timeout_ms = 0;

@@ -6,9 +6,12 @@
 #include "pg_case.h"
 
 #include "spawn.h"
+#include "stage.h"
 
 #include <signal.h>
 #include <unistd.h>
+
+#define SOON_MS 60000
 
 static struct pg_case t;
 static const struct broker_call reads = {.flags = BROKER_READONLY};
@@ -126,7 +129,7 @@ static void test_session_that_takes_no_writes(void)
 	pg_do(t.pg, "ALTER DATABASE postgres SET default_transaction_read_only = on");
 	pg_do(t.pg, "SELECT pg_terminate_backend(pid) FROM " SESSIONS);
 	ok(wait_until(pg_int(t.pg, "SELECT count(*) FROM " SESSIONS " AND pid <> %lld",
-			      (long long)old) == 1, 10000),
+			      (long long)old) == 1, SOON_MS),
 		"a connection is made while the database takes no writes");
 	pg_do(t.pg, "ALTER DATABASE postgres RESET default_transaction_read_only");
 	is_int(case_run(t.b, NULL, "INSERT INTO w VALUES (250)"), 0,
@@ -168,7 +171,7 @@ static void test_own_doing_keeps_the_session(void)
 
 static void test_server_side_timeout_is_not_repeated(void)
 {
-	int64_t start;
+	int64_t sent;
 
 	is_int(case_run(t.b, NULL, "ALTER ROLE CURRENT_USER SET statement_timeout = '300ms'"), 0,
 		"the server cancels after 300 ms");
@@ -176,18 +179,19 @@ static void test_server_side_timeout_is_not_repeated(void)
 		    "WHERE application_name = 'shmbroker'");
 	ok(wait_until(
 		   strcmp(case_text(t.b, &reads, "SHOW statement_timeout", 0, NULL), "300ms") == 0,
-		   10000),
+		   SOON_MS),
 		"on new connections");
-	start = wait_clock_ms();
+	sent = broker_metric(t.proc, "broker_statements_sent_total");
 	is_int(case_run(t.b, &reads, "SELECT pg_sleep(20)"), BROKER_E_CANCELLED,
 		"a read is cancelled");
-	ok(wait_clock_ms() - start < 1500, "once, and not sent again");
+	is_int(broker_metric(t.proc, "broker_statements_sent_total") - sent, 1,
+		"once, and not sent again");
 	is_int(case_run(t.b, NULL, "ALTER ROLE CURRENT_USER RESET statement_timeout"), 0,
 		"as before");
 	pg_do(t.pg, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
 		    "WHERE application_name = 'shmbroker'");
 	ok(wait_until(strcmp(case_text(t.b, &reads, "SHOW statement_timeout", 0, NULL), "0") == 0,
-		   10000),
+		   SOON_MS),
 		"and again");
 }
 
@@ -209,10 +213,10 @@ static void test_stalled_reader_dies(void)
 		}
 		_exit(1);
 	}
-	(void)spawn_wait(pid, 20000, NULL);
+	(void)spawn_wait(pid, SOON_MS, NULL);
 	start = wait_clock_ms();
 	is_int(case_run(t.b, NULL, "SELECT 1"), 0, "the next is served");
-	ok(wait_clock_ms() - start < 4000, "before a connection that is stuck would be closed");
+	ok(wait_clock_ms() - start < 15000, "before a connection that is stuck would be closed");
 	is_int(broker_log_count(t.proc, "did not end when it was cancelled"), 0, "none was stuck");
 }
 
@@ -221,12 +225,12 @@ static void test_stop_with_waiters(void)
 	struct broker *other = case_attach(t.proc);
 	uint64_t running = 0, waiting = 0;
 	int rc = broker_submit(
-		t.b, "INSERT INTO w SELECT 1 FROM pg_sleep(1)", 0, NULL, NULL, &running);
+		t.b, "INSERT INTO w SELECT 1 FROM pg_sleep(3)", 0, NULL, NULL, &running);
 
 	ok(rc == 0 && wait_until(
 			      pg_int(t.pg, "SELECT count(*) FROM pg_stat_activity WHERE state = "
 					   "'active' AND query LIKE 'INSERT INTO w SELECT%%'") == 1,
-			      5000),
+			      SOON_MS),
 		"a write runs");
 	rc = broker_submit(other, "INSERT INTO w VALUES (2)", 0, NULL, NULL, &waiting);
 	is_int(rc, 0, "another waits for the connection");

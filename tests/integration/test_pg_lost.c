@@ -41,7 +41,7 @@ static void test_idle(struct pg_case *t)
 		kill_backends(t->pg);
 		is_str(case_text(t->b, &readonly, "SELECT 1", 0, NULL), "1",
 			"nobody notices that idle connections were killed");
-		ok(wait_until(backends(t->pg) == 2, 10000), "they are replaced");
+		ok(wait_until(backends(t->pg) == 2, 60000), "they are replaced");
 	}
 	ok(broker_log_count(t->proc, "terminating connection due to administrator command") > 0,
 		"the log says why");
@@ -51,19 +51,20 @@ static void test_running(struct pg_case *t)
 {
 	uint64_t ticket;
 
-	is_int(broker_submit(t->b, "SELECT pg_sleep(1)", 0, NULL, NULL, &ticket), 0, "a statement");
-	ok(wait_until(runs(t->pg, "SELECT pg_sleep(1)"), 10000), "runs");
+	is_int(broker_submit(t->b, "SELECT pg_sleep(60)", 0, NULL, NULL, &ticket), 0,
+		"a statement");
+	ok(wait_until(runs(t->pg, "SELECT pg_sleep(60)"), 60000), "runs");
 	kill_backends(t->pg);
-	is_int(broker_collect(t->b, ticket, 10000, NULL, NULL), BROKER_E_DATABASE, "is killed");
+	is_int(broker_collect(t->b, ticket, 60000, NULL, NULL), BROKER_E_DATABASE, "is killed");
 	is_str(case_sqlstate(t->b), "57P01", "with the server's reason");
 	is_int(broker_error(t->b)->outcome, BROKER_NOT_DONE, "known not done");
 	ok(broker_error(t->b)->retry_safe, "and may be sent again");
 
 	is_int(broker_submit(t->b, "SELECT pg_sleep(0.5)", 0, NULL, &readonly, &ticket), 0,
 		"a read");
-	ok(wait_until(runs(t->pg, "SELECT pg_sleep(0.5)"), 10000), "runs");
+	ok(wait_until(runs(t->pg, "SELECT pg_sleep(0.5)"), 60000), "runs");
 	kill_backends(t->pg);
-	is_int(broker_collect(t->b, ticket, 10000, NULL, NULL), 0, "is repeated by the broker");
+	is_int(broker_collect(t->b, ticket, 60000, NULL, NULL), 0, "is repeated by the broker");
 }
 
 static void test_transaction(struct pg_case *t)
@@ -97,7 +98,7 @@ static bool copy_out(struct pg_case *t, struct broker_lease **l, struct broker_c
 	}
 	call.lease = *l;
 	return broker_copy_out(t->b,
-		       "COPY (SELECT g, repeat('x', 1000) FROM generate_series(1, 100000) g) "
+		       "COPY (SELECT g, repeat('x', 1000) FROM generate_series(1, 600000) g) "
 		       "TO STDOUT",
 		       &call, c) == 0;
 }
@@ -115,7 +116,7 @@ static void test_copy(struct pg_case *t)
 	is_int(broker_copy_in(t->b, "COPY lost FROM STDIN", &call, &c), 0, "COPY in");
 	is_int(broker_copy_write(c, "7\n", 2), 0, "a row");
 	kill_backends(t->pg);
-	ok(wait_until(broker_copy_write(c, "8\n", 2) < 0, 10000) ||
+	ok(wait_until(broker_copy_write(c, "8\n", 2) < 0, 60000) ||
 			broker_copy_end(&c, NULL, NULL) < 0,
 		"its connection is killed");
 	is_int(broker_error(t->b)->outcome, BROKER_NOT_DONE, "known not done");
@@ -123,7 +124,7 @@ static void test_copy(struct pg_case *t)
 	broker_rollback(&l);
 
 	l = NULL;
-	ok(wait_until(copy_out(t, &l, &c), 10000), "COPY out");
+	ok(wait_until(copy_out(t, &l, &c), 60000), "COPY out");
 	is_int(broker_copy_read(c, &data, &len), 0, "some data");
 	kill_backends(t->pg);
 	while (len > 0 && broker_copy_read(c, &data, &len) == 0) {
@@ -142,8 +143,8 @@ static void test_server(struct pg_case *t)
 	pg_stop(t->pg, PG_KILL);
 	is_int(case_run(t->b, &call, "SELECT 1"), BROKER_E_TIMEOUT, "a read without a server");
 	pg_restart(t->pg);
-	ok(wait_until(case_run(t->b, &readonly, "SELECT 1") == 0, 20000), "with one again");
-	ok(wait_until(backends(t->pg) == 2, 20000), "all connections come back");
+	ok(wait_until(case_run(t->b, &readonly, "SELECT 1") == 0, 60000), "with one again");
+	ok(wait_until(backends(t->pg) == 2, 60000), "all connections come back");
 }
 
 /* Start a broker that cannot connect and wait for its reason in the log. */
@@ -155,7 +156,7 @@ static void refuse(const char *url, const char *setting, const char *reason)
 		setting != NULL ? setting : "pool main.max_size=1", NULL};
 	struct broker_proc *p = broker_spawn(args, false);
 
-	ok(wait_until(broker_log_count(p, reason) > 0, 10000), "the log says: %s", reason);
+	ok(wait_until(broker_log_count(p, reason) > 0, 60000), "the log says: %s", reason);
 	is_int(broker_free(&p), 0, "it ends well");
 	free(where);
 	free(socket);
@@ -212,7 +213,7 @@ static void test_bad_options(void)
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		const char *args[] = {"serve", "-d", cases[i][0], NULL};
 		struct broker_proc *p = broker_spawn(args, true);
-		int status = broker_wait(p, 10000);
+		int status = broker_wait(p, 60000);
 
 		ok(WIFEXITED(status) && WEXITSTATUS(status) != 0, "refused: case %zu", i);
 		ok(broker_log_count(p, cases[i][1]) > 0, "with: %s", cases[i][1]);

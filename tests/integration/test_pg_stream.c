@@ -97,7 +97,7 @@ static void test_large_value(struct pg_case *t)
 	ok(memcmp(text + 29999990, "0123456789", 10) == 0, "to its end");
 	broker_result_free(&r);
 	broker_release(&l);
-	ok(wait_until(backend_is_gone(t->pg, pid), 10000), "its connection is replaced");
+	ok(wait_until(backend_is_gone(t->pg, pid), 60000), "its connection is replaced");
 }
 
 static void test_large_parameter(struct pg_case *t)
@@ -116,7 +116,7 @@ static void test_large_parameter(struct pg_case *t)
 	is_str(case_text(t->b, &call, "SELECT length($1)", 1, &v), "20971520",
 		"a parameter of 20 MB");
 	broker_release(&l);
-	ok(wait_until(backend_is_gone(t->pg, pid), 10000), "its connection is replaced");
+	ok(wait_until(backend_is_gone(t->pg, pid), 60000), "its connection is replaced");
 	free(big);
 }
 
@@ -255,7 +255,7 @@ static void test_copy_in_large(struct pg_case *t)
 			most = now > most ? now : most;
 		}
 	}
-	is_int(spawn_wait(thawer, 10000, NULL), 0, "the worker had to wait for the server");
+	is_int(spawn_wait(thawer, 60000, NULL), 0, "the worker had to wait for the server");
 	ok(good, "all is taken");
 	is_int(broker_copy_end(&c, NULL, &rows), 0, "and ends");
 	is_int(rows, 60000, "with all rows");

@@ -65,7 +65,7 @@ static void test_password(const char *address)
 	struct broker *b;
 
 	ok(wait_until(broker_log_count(p, "password authentication failed for user \"locked\"") > 0,
-		   10000),
+		   60000),
 		"a wrong password is reported");
 	is_int(broker_log_count(p, "wrong-secret"), 0, "and not shown");
 	broker_free(&p);
@@ -125,9 +125,11 @@ static void test_tls(struct pg_cluster *pg, const char *address)
 
 	p = broker_start(url, (const char *const[]){"pool main.max_size=2", NULL});
 	b = case_attach(p);
-	is_int(pg_int(pg, "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) "
-			  "WHERE ssl AND application_name = 'shmbroker'"),
-		2, "connections are encrypted");
+	ok(wait_until(
+		   pg_int(pg, "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) "
+			      "WHERE ssl AND application_name = 'shmbroker'") == 2,
+		   60000),
+		"connections are encrypted");
 	for (int width = 1; width <= 100000; width *= 10) {
 		read_all(b, 20000000 / (width + 1000), width);
 	}

@@ -18,7 +18,7 @@ static void test_burst(void)
 	unsigned good = 0, refused = 0;
 	uint64_t ticket[BURST];
 
-	ok(wait_until(behave_conns(t.proc, "idle") == 4, 10000), "four idle connections");
+	ok(wait_until(behave_conns(t.proc, "idle") == 4, 60000), "four idle connections");
 	broker_pause(t.proc);
 	for (unsigned i = 0; i < BURST; i++) {
 		ticket[i] = behave_submit(t.b, NULL, "sleep 200");

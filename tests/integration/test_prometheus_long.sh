@@ -52,7 +52,7 @@ worker "$b_socket" tester 'exec\tGET /a\tCREATE TABLE t (a)' 'exec\tGET /a\tINSE
 	'exec\tGET /b\tSELECT a FROM t' >/dev/null
 ok "the exporter is scraped" wait_until 60000 answers 'up{job="shmbroker"}' 1 ||
 	diag "$(tail -n 20 "$scratch/prometheus.log")"
-ok "statements arrive" wait_until 20000 answers 'broker_statements_finished_total{pool="main"}' 3
+ok "statements arrive" wait_until 60000 answers 'broker_statements_finished_total{pool="main"}' 3
 is "$(target health)$(target lastError)" up "without an error"
 ok "counters are counters" type_is broker_statements_finished counter
 ok "histograms are histograms" type_is broker_query_seconds histogram
@@ -63,8 +63,8 @@ is "$(grep -c 'msg="Error on ingesting\|Append failed\|level=error' "$scratch/pr
 	"Prometheus complains about nothing"
 
 broker_kill b
-ok "the death arrives" wait_until 20000 answers broker_up 0
-ok "an alert is pending" wait_until 20000 answers 'count(ALERTS{alertname="BrokerDown"})' 1
+ok "the death arrives" wait_until 60000 answers broker_up 0
+ok "an alert is pending" wait_until 60000 answers 'count(ALERTS{alertname="BrokerDown"})' 1
 
 kill "$prometheus_pid"
 wait "$prometheus_pid" 2>/dev/null

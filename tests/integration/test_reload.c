@@ -8,7 +8,7 @@
 
 #include <signal.h>
 
-#define PATIENCE_MS 15000
+#define PATIENCE_MS 60000
 
 static struct pg_cluster *pg;
 static struct broker_proc *proc;

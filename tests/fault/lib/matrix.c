@@ -22,8 +22,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CASE_MS 20000 /* for one case, at the most */
-#define FREE_MS 5000 /* until everything that a worker held is free */
+#define CASE_MS 60000 /* for one case, at the most */
+#define FREE_MS 30000 /* until everything that a worker held is free */
 #define KEPT_FDS 8
 #define PAUSE_MS 10000 /* nobody else may see a longer one */
 #define BIG_BYTES 600000u /* more than the request arena: goes in parts */
@@ -96,7 +96,7 @@ static const struct {
 static struct broker *attach(const struct run *run)
 {
 	struct broker_options opt = {
-		.path = broker_socket(run->plan->broker), .timeout_ms = 10000, .result_kib = 64};
+		.path = broker_socket(run->plan->broker), .timeout_ms = CASE_MS, .result_kib = 64};
 	struct broker *b;
 
 	return broker_attach(&opt, &b) == 0 ? b : NULL;
@@ -346,8 +346,9 @@ static void rest_a_while(struct shared *s)
 
 static _Noreturn void bystand(const struct run *run)
 {
-	struct broker_call reading = {.flags = BROKER_READONLY, .timeout_ms = 10000, .tag = "/by"};
-	struct broker_call writing = {.timeout_ms = 10000, .tag = "/by"};
+	struct broker_call reading = {
+		.flags = BROKER_READONLY, .timeout_ms = FREE_MS, .tag = "/by"};
+	struct broker_call writing = {.timeout_ms = FREE_MS, .tag = "/by"};
 	struct shared *s = run->shared;
 	struct broker *b = attach(run);
 
@@ -439,7 +440,7 @@ static bool take_all(struct run *run)
 	unsigned n = run->plan->leases, good = 0;
 
 	for (unsigned i = 0; i < n; i++) {
-		struct broker_call call = {.timeout_ms = 5000};
+		struct broker_call call = {.timeout_ms = FREE_MS};
 
 		l[i] = NULL;
 		if (broker_begin(run->b, &call, &l[i]) == 0) {

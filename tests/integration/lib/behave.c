@@ -47,7 +47,7 @@ void behave_end(struct behave *t)
 
 struct broker *behave_attach(const struct broker_proc *proc)
 {
-	struct broker_options opt = {.path = broker_socket(proc), .timeout_ms = 20000};
+	struct broker_options opt = {.path = broker_socket(proc), .timeout_ms = 60000};
 	struct broker *b;
 
 	if (broker_attach(&opt, &b) < 0) {

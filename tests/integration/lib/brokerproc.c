@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 #define ARGS_MAX 96
-#define READY_MS 30000
+#define READY_MS 60000
 
 struct broker_proc {
 	char *dir;
@@ -257,7 +257,7 @@ int broker_free(struct broker_proc **pp)
 	if (p->pid != 0) {
 		spawn_resume(p->pid);
 	}
-	status = broker_stop(p, 10000);
+	status = broker_stop(p, READY_MS);
 	for (unsigned i = 0; i < p->nargs; i++) {
 		free(p->args[i]);
 	}

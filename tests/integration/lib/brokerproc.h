@@ -51,7 +51,8 @@ void broker_resume(struct broker_proc *p);
 /* Start a broker that was stopped or killed again with the same arguments; waits until ready. */
 void broker_restart(struct broker_proc *p);
 
-/* Stop it (SIGTERM, 10 s, then SIGKILL) if it runs and free p; *p becomes NULL.  Wait status. */
+/* Stop it (SIGTERM, a minute, then SIGKILL) if it runs and free p; *p becomes NULL.  Wait status.
+ */
 int broker_free(struct broker_proc **p);
 
 pid_t broker_pid(const struct broker_proc *p);

@@ -118,7 +118,7 @@ int crew_commit(struct crew_worker *w, struct broker_lease **l, int64_t timeout_
 
 static _Noreturn void work(struct crew_worker *w, const char *socket, crew_job *job)
 {
-	struct broker_options opt = {.path = socket, .name = "crew", .timeout_ms = 20000};
+	struct broker_options opt = {.path = socket, .name = "crew", .timeout_ms = END_MS};
 
 	if (broker_attach(&opt, &w->b) < 0) {
 		crew_surprise(w, "attach: %s", broker_error(NULL)->message);

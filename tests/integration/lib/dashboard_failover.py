@@ -11,7 +11,7 @@ import sys
 import time
 
 from browser import Browser, die_with_parent
-from dashboard import SOON, ROW, Exporter, Tap, Worker
+from dashboard import PATIENCE, SOON, ROW, Exporter, Tap, Worker
 
 # A cell of the row of the servers' or pools' table whose first cell is a name.
 CELL = """
@@ -54,7 +54,7 @@ class Fixture:
 
 def shows(t, b, since, text, *cell):
     """The page shows a cell within two seconds of what made it so."""
-    waited = b.wait_until(CELL_IS, 10, *cell)
+    waited = b.wait_until(CELL_IS, PATIENCE, *cell)
     took = time.monotonic() - since
     t.within(took if waited is not None else None, SOON, "%s (%.2f s)" % (text, took))
 
@@ -69,11 +69,11 @@ def write_again(worker, seconds):
 
 
 def test_before(t, b):
-    t.within(b.wait_until(CELL_IS, 10, "t-servers", "a", "Role", "primary"), 10, "a is the primary")
-    t.within(b.wait_until(CELL_IS, 10, "t-servers", "b", "Role", "standby"), 10, "b is its standby")
-    t.within(b.wait_until(CELL_IS, 10, "t-servers", "a", "Verdict", "up"), 10, "both are up")
-    t.within(b.wait_until(CELL_IS, 10, "t-servers", "b", "Verdict", "up"), 10, "the standby, too")
-    t.within(b.wait_until(CELL_IS, 10, "t-pools", "main", "Server", "a"), 10, "writes go to a")
+    t.within(b.wait_until(CELL_IS, PATIENCE, "t-servers", "a", "Role", "primary"), PATIENCE, "a is the primary")
+    t.within(b.wait_until(CELL_IS, PATIENCE, "t-servers", "b", "Role", "standby"), PATIENCE, "b is its standby")
+    t.within(b.wait_until(CELL_IS, PATIENCE, "t-servers", "a", "Verdict", "up"), PATIENCE, "both are up")
+    t.within(b.wait_until(CELL_IS, PATIENCE, "t-servers", "b", "Verdict", "up"), PATIENCE, "the standby, too")
+    t.within(b.wait_until(CELL_IS, PATIENCE, "t-pools", "main", "Server", "a"), PATIENCE, "writes go to a")
 
 
 def test_primary_dies(t, b, fixture, primary):
@@ -95,7 +95,7 @@ def test_standby_takes_over(t, b, fixture, standby, worker):
     t.ok(b.run("return [...document.querySelectorAll('#timeline li time')].every((e) => e.dateTime)"),
          "each with its time")
     t.ok(b.run(ROW, "t-events", "failover"), "and among the events")
-    t.within(write_again(worker, 10), 10, "workers write again")
+    t.within(write_again(worker, PATIENCE), PATIENCE, "workers write again")
 
 
 def main():

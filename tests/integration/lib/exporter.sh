@@ -20,7 +20,7 @@ exporter_start() {
 		>"$log" 2>"$log.err" &
 	exporter_pid=$!
 	exporter_log=$log.err
-	wait_until 10000 grep -q listening "$log" || bail_out "the exporter does not start: $(cat "$log.err")"
+	wait_until 60000 grep -q listening "$log" || bail_out "the exporter does not start: $(cat "$log.err")"
 	url=$(sed -n 's/^listening on \(.*\)\/$/\1/p' "$log")
 }
 
@@ -33,7 +33,7 @@ exporter_stop() {
 get() {
 	local path=$1
 	shift
-	curl -sS --max-time 10 "$@" "$url$path"
+	curl -sS --max-time 30 "$@" "$url$path"
 }
 
 status() {

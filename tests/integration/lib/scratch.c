@@ -115,7 +115,7 @@ static void end_processes(const char *where)
 	char *mark = scratch_format("%s=%s", MARK, where);
 
 	if (signal_marked(mark, SIGQUIT) > 0 &&
-		!wait_until((reap(), signal_marked(mark, 0) == 0), 2000)) {
+		!wait_until((reap(), signal_marked(mark, 0) == 0), 5000)) {
 		(void)wait_until((reap(), signal_marked(mark, SIGKILL) == 0), 5000);
 	}
 	free(mark);

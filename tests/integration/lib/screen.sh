@@ -7,7 +7,7 @@
 #   screen_type TEXT                      types a text
 #   screen_size COLUMNS LINES
 #   screen                                what stands there; screen -e: with colours
-#   screen_shows REGEX, screen_hides REGEX   for ok: within five seconds
+#   screen_shows REGEX, screen_hides REGEX   for ok: within half a minute
 #   screen_ended                          for wait_until; sets screen_status
 #   screen_stop
 # shellcheck shell=bash
@@ -52,11 +52,11 @@ screen_lacks() {
 }
 
 screen_shows() {
-	wait_until 5000 screen_has "$1" || { diag "no $1 in:" && diag "$(screen)" && return 1; }
+	wait_until 30000 screen_has "$1" || { diag "no $1 in:" && diag "$(screen)" && return 1; }
 }
 
 screen_hides() {
-	wait_until 5000 screen_lacks "$1" || { diag "$1 in:" && diag "$(screen)" && return 1; }
+	wait_until 30000 screen_lacks "$1" || { diag "$1 in:" && diag "$(screen)" && return 1; }
 }
 
 screen_ended() {

@@ -320,7 +320,7 @@ int spawn_stopped_threads(pid_t pid)
 void spawn_pause(pid_t pid)
 {
 	if (kill(pid, SIGSTOP) == 0) {
-		(void)wait_until(spawn_stopped_threads(pid) != 0, 5000);
+		(void)wait_until(spawn_stopped_threads(pid) != 0, 30000);
 	}
 }
 

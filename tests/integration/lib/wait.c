@@ -4,7 +4,8 @@
 
 #include <time.h>
 
-#define LONGEST_NS 3000000L
+#define USUAL_NS 3000000L
+#define LONGEST_NS 15000000L
 
 int64_t wait_clock_us(void)
 {
@@ -21,12 +22,13 @@ int64_t wait_clock_ms(void)
 
 void wait_pause_before(unsigned n)
 {
-	struct timespec ts = {.tv_nsec = n < 6 ? 50000L << n : LONGEST_NS};
+	/* a look may cost a process: who has waited for long looks less often */
+	struct timespec ts = {.tv_nsec = n < 6 ? 50000L << n : n < 60 ? USUAL_NS : LONGEST_NS};
 
 	(void)nanosleep(&ts, NULL);
 }
 
 void wait_pause(void)
 {
-	wait_pause_before(~0u);
+	wait_pause_before(6);
 }
