@@ -67,6 +67,11 @@ ok "tables are made in PostgreSQL" "$bench" init -t libpq -a "$db_url" --scale 1
 is "$(pg_query db 'SELECT count(*), sum(abalance) FROM pgbench_accounts')" '100000|0' \
 	"as many accounts as pgbench makes, and nothing booked"
 broker_start b "$db_url" 'pool main.max_size=3'
+backends_are() { # N of the broker, that of its probes included
+	[ "$(pg_query db "SELECT count(*) FROM pg_stat_activity
+		WHERE application_name LIKE 'shmbroker%'")" = "$1" ]
+}
+ok "the pool is full" wait_until 60000 backends_are 4
 
 ok "all workloads run through the broker" measure broker "$workloads lease" "$large" -a "$b_socket" \
 	-o "$db_url"
