@@ -689,6 +689,13 @@ static void sqlite_cancel(struct conn *c)
 	if (r != NULL && r->driver_priv != NULL) {
 		executor_cancel(s->ex, r->driver_priv);
 	}
+	/* those behind it that nobody wants any more either */
+	cds_list_for_each_entry(r, &c->inflight, link)
+	{
+		if (r->cancel_wanted && r->driver_priv != NULL) {
+			executor_cancel(s->ex, r->driver_priv);
+		}
+	}
 	s->settle = true;
 	executor_nudge(s->ex); /* also drops rows that wait for their worker */
 }
@@ -711,7 +718,12 @@ static void sqlite_close(struct conn *c)
 {
 	struct sqlite_conn *s = c->priv;
 
+	const struct sqlite_server *server = c->server_priv;
+
 	s->closing = true;
+	if (server->here != NULL) {
+		sqlite_here_rest(server->here); /* nobody flushes any more */
+	}
 	if (s->ex == NULL || s->exited) {
 		return; /* conn_closed is on its way */
 	}

@@ -156,17 +156,20 @@ static bool has_work(struct executor *ex)
 /* Wait for a job or the end, at most so long: looking first, where that pays. */
 static void await_work(struct executor *ex, uint64_t since_ns, uint64_t ns)
 {
+	uint64_t now = since_ns;
 	uint32_t seen;
 
-	for (uint64_t now = since_ns;
-		now - since_ns < ns && spin_may(&ex->spin, since_ns, now);) {
+	while (now - since_ns < ns && spin_may(&ex->spin, since_ns, now)) {
 		now = spin_yield(&ex->spin, now);
 		if (has_work(ex)) {
 			return;
 		}
 	}
+	if (now - since_ns >= ns) {
+		return;
+	}
 	seen = about_to_sleep(ex);
-	sleep_unless(ex, has_work(ex), seen, ns);
+	sleep_unless(ex, has_work(ex), seen, ns - (now - since_ns));
 	if (has_work(ex)) {
 		spin_learn(&ex->spin, doorbell_now() - since_ns);
 	}

@@ -44,6 +44,8 @@
 #include <time.h>
 
 #define CANCELS_MAX 8u
+/* Of them for connections that are closed: each takes LAST_AGAIN_NS, and nobody waits for it. */
+#define CANCELS_MAX_LAST 4u
 /* Between the two last ones; the backend has begun what it was sent by then. */
 #define LAST_AGAIN_NS (100L * 1000000)
 
@@ -61,10 +63,14 @@ struct pg_cancel_job {
 	char err[256];
 };
 
+struct cancel_queue {
+	struct pg_cancel_job *first, **tail;
+};
+
 struct pg_canceller {
 	uv_async_t async;
-	unsigned running;
-	struct pg_cancel_job *queue, **queue_tail;
+	unsigned running, running_last;
+	struct cancel_queue queue, last; /* nobody waits for those in `last` */
 
 	pthread_mutex_t lock;
 	struct pg_cancel_job *done;
@@ -231,6 +237,7 @@ static void run_job(struct pg_canceller *k, struct pg_cancel_job *j)
 	k->refs++;
 	pthread_mutex_unlock(&k->lock);
 	k->running++;
+	k->running_last += j->last;
 	if (spawn(j)) {
 		return;
 	}
@@ -243,15 +250,26 @@ static void run_job(struct pg_canceller *k, struct pg_cancel_job *j)
 	uv_async_send(&k->async);
 }
 
+static struct pg_cancel_job *take(struct cancel_queue *q)
+{
+	struct pg_cancel_job *j = q->first;
+
+	if (j != NULL) {
+		q->first = j->next;
+		if (q->first == NULL) {
+			q->tail = &q->first;
+		}
+	}
+	return j;
+}
+
 static void start_queued(struct pg_canceller *k)
 {
-	while (k->queue != NULL && k->running < CANCELS_MAX) {
-		struct pg_cancel_job *j = k->queue;
+	struct pg_cancel_job *j = NULL;
 
-		k->queue = j->next;
-		if (k->queue == NULL) {
-			k->queue_tail = &k->queue;
-		}
+	while (k->running < CANCELS_MAX &&
+		((j = take(&k->queue)) != NULL ||
+			(k->running_last < CANCELS_MAX_LAST && (j = take(&k->last)) != NULL))) {
 		run_job(k, j);
 	}
 }
@@ -268,6 +286,7 @@ static void on_done(uv_async_t *async)
 	for (; j != NULL; j = next) {
 		next = j->next;
 		k->running--;
+		k->running_last -= j->last;
 		if (j->pg != NULL) {
 			returned(j->pg, j);
 		}
@@ -290,7 +309,8 @@ struct pg_canceller *pg_canceller_create(struct io *io)
 	uv_unref((uv_handle_t *)&k->async);
 	pthread_mutex_init(&k->lock, NULL);
 	k->refs = 1;
-	k->queue_tail = &k->queue;
+	k->queue.tail = &k->queue.first;
+	k->last.tail = &k->last.first;
 	return k;
 }
 
@@ -310,10 +330,9 @@ static void on_async_closed(uv_handle_t *h)
 /* All connections are gone: nobody waits for what is queued or runs. */
 void pg_canceller_close(struct pg_canceller *k)
 {
-	while (k->queue != NULL) {
-		struct pg_cancel_job *j = k->queue;
+	struct pg_cancel_job *j;
 
-		k->queue = j->next;
+	while ((j = take(&k->queue)) != NULL || (j = take(&k->last)) != NULL) {
 		job_destroy(j);
 	}
 	pthread_mutex_lock(&k->lock);
@@ -340,8 +359,10 @@ static bool is_preamble(const struct pg_step *s)
 
 static void enqueue(struct pg_canceller *k, struct pg_cancel_job *j)
 {
-	*k->queue_tail = j;
-	k->queue_tail = &j->next;
+	struct cancel_queue *q = j->last ? &k->last : &k->queue;
+
+	*q->tail = j;
+	q->tail = &j->next;
 	start_queued(k);
 }
 

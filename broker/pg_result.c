@@ -559,8 +559,12 @@ static bool is_there_already(const struct pg_backend *pg, const struct pg_step *
  */
 static bool plan_failed(struct pg_backend *pg, const struct pg_step *s, bool *sure)
 {
+	const struct request *r = pg_head_request(pg);
+
 	*sure = pg->error != NULL && (is_gone(pg, s) || is_there_already(pg, s));
-	if (!*sure && pg->error != NULL && s->named && !s->fresh && pg_is_stale_plan(pg->error)) {
+	/* what commits as it goes along may have met such an error after it has */
+	if (!*sure && pg->error != NULL && s->named && !s->fresh &&
+		(r->stmt->traits & STMT_COMMITS) == 0 && pg_is_stale_plan(pg->error)) {
 		pg_prepared_set_stale(pg->prepared, s->key);
 		return true;
 	}

@@ -400,13 +400,10 @@ static void start_on(struct pool *p, struct request *r, struct conn *c)
 
 static void give(struct pool *p, struct request *r, struct conn *c)
 {
-	bool waited = c->state != CONN_BUSY && r->arrived_ns < c->freed_ns;
-	uint64_t freed_ns = c->freed_ns;
-
-	start_on(p, r, c); /* may end r, and lose c */
-	if (waited) {
-		count_handoff(p, freed_ns);
+	if (c->state != CONN_BUSY && r->arrived_ns < c->freed_ns) {
+		count_handoff(p, c->freed_ns);
 	}
+	start_on(p, r, c); /* may end r, and lose c */
 }
 
 /* False: it has to wait on. */

@@ -375,15 +375,24 @@ static bool in_a_cancel(const struct request *r)
 }
 
 /* A cancel that was meant for something in front of it: the reset of its connection, another
- * statement of its lease.  What commits as it goes along (CALL, DO) may have done a part. */
+ * statement of its lease. */
 static struct failure hit_by_mistake(const struct request *r, const struct failure *why)
 {
 	struct failure f = *why;
 
 	f.code = FAIL_UNAVAILABLE;
-	f.retry_safe = r->stmt == NULL || (r->stmt->traits & STMT_SUSPECT) == 0;
+	f.retry_safe = true;
 	f.message = "a cancel that was meant for something in front of it on its connection hit it";
 	return f;
+}
+
+/* It commits as it goes along, and failed; errors of class 42 come before it runs, as a rule. */
+static bool may_have_done_a_part(const struct request *r, const struct failure *f)
+{
+	return r->state == REQUEST_RUNNING && r->op == REQ_EXEC &&
+	       (r->stmt->traits & STMT_COMMITS) != 0 && f->sqlstate[0] != '\0' &&
+	       strncmp(f->sqlstate, "42", 2) != 0 &&
+	       !(r->lease != NULL && (r->lease->flags & REQ_F_TX));
 }
 
 void request_failed(struct request *r, const struct failure *f)
@@ -403,6 +412,12 @@ void request_failed(struct request *r, const struct failure *f)
 	} else if (f->code == FAIL_CANCELLED && r->state == REQUEST_RUNNING && !r->cancel_wanted &&
 		   f->sqlstate[0] != '\0' && in_a_cancel(r)) {
 		t = hit_by_mistake(r, f);
+		f = &t;
+	}
+	if (may_have_done_a_part(r, f)) {
+		t = *f;
+		t.unknown = true;
+		t.retry_safe = false;
 		f = &t;
 	}
 	if (met_readonly_server(r, f)) {

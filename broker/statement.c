@@ -310,11 +310,15 @@ static uint32_t first_word_traits(const char *first, const char *second)
 	if (strcmp(first, "copy") == 0) {
 		traits |= STMT_COPY;
 	}
+	if (strcmp(first, "call") == 0) {
+		traits |= STMT_COMMITS;
+	}
 	return traits;
 }
 
 uint32_t statement_traits(const char *text, size_t len)
 {
+	static const char *const commits[] = {"commit", "rollback", "call", "execute", NULL};
 	struct scan s = {text, text + len};
 	char first[40], second[40], word[40];
 	uint32_t traits;
@@ -342,6 +346,9 @@ uint32_t statement_traits(const char *text, size_t len)
 	while (next_word(&s, false, word, sizeof(word))) {
 		if (is_suspect_word(word)) {
 			traits |= STMT_SUSPECT;
+		}
+		if (strcmp(first, "do") == 0 && one_of(word, commits)) {
+			traits |= STMT_COMMITS;
 		}
 		if (is_indelible(first, second, word)) {
 			traits |= STMT_SUSPECT | STMT_INDELIBLE;

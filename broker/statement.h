@@ -23,6 +23,7 @@ enum statement_trait {
 	STMT_COPY = 4, /* COPY as first word: only through the COPY calls */
 	STMT_TX_END = 8, /* COMMIT, ROLLBACK (not TO), …: ends a transaction */
 	STMT_INDELIBLE = 16, /* leaves what no reset takes back: close the connection afterwards */
+	STMT_COMMITS = 32, /* CALL, some DO: alone it may commit parts as it goes along */
 };
 
 struct statement {

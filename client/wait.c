@@ -64,13 +64,14 @@ static bool has_news(const struct chan *c, bool want_room)
 	       (want_room && get(c->out.ring.head) != c->out.ring.seen_head);
 }
 
-/* Look for a while, if that pays. */
-static bool spin(struct chan *c, uint64_t since_ns, bool want_room)
+/* Look for a while from c->now on, if that pays, and move it; not beyond until_ns, 0: no limit. */
+static bool spin(struct chan *c, uint64_t until_ns, bool want_room)
 {
-	for (uint64_t now = since_ns; spin_may(&c->spin, since_ns, now);) {
-		now = spin_yield(&c->spin, now);
+	uint64_t since = c->now;
+
+	while (spin_may(&c->spin, since, c->now) && (until_ns == 0 || c->now < until_ns)) {
+		c->now = spin_yield(&c->spin, c->now);
 		if (has_news(c, want_room)) {
-			c->now = now;
 			return true;
 		}
 	}
@@ -114,7 +115,7 @@ bool chan_sleep(struct chan *c, uint64_t until_ns, bool want_room)
 		return true;
 	}
 	since = c->now = doorbell_now();
-	if (spin(c, since, want_room)) {
+	if (spin(c, until_ns, want_room)) {
 		chan_check_word(c);
 		return true;
 	}

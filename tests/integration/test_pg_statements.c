@@ -290,6 +290,38 @@ static void test_errors(struct broker *b)
 	}
 }
 
+/* What commits as it goes along and fails then has done a part: that is not to be repeated. */
+static void test_parts(struct broker *b)
+{
+	static const char sql[] = "CALL part($1)";
+	struct broker_value v = broker_int64(0);
+	struct broker_call call = {0};
+	struct broker_lease *l;
+
+	is_int(case_run(b, NULL, "CREATE TABLE parts(x int)"), 0, "a table");
+	is_int(case_run(b, NULL,
+		       "CREATE PROCEDURE part(i bigint) LANGUAGE plpgsql AS $$ BEGIN "
+		       "INSERT INTO parts VALUES (1); COMMIT; "
+		       "IF i = 1 THEN PERFORM nowhere(); END IF; "
+		       "IF i = 2 THEN RAISE EXCEPTION 'x' USING ERRCODE = '40001'; END IF; "
+		       "END $$"),
+		0, "a procedure");
+	is_int(broker_lease(b, NULL, &l), 0, "a lease");
+	call.lease = l;
+	is_int(broker_exec(b, sql, 1, &v, &call, NULL), 0, "it is called");
+	v = broker_int64(1);
+	is_int(broker_exec(b, sql, 1, &v, &call, NULL), BROKER_E_DATABASE, "and fails");
+	is_str(case_sqlstate(b), "42883", "with an error of old plans");
+	v = broker_int64(2);
+	is_int(broker_exec(b, sql, 1, &v, &call, NULL), BROKER_E_DATABASE, "and fails");
+	is_str(case_sqlstate(b), "40001", "as if it could be repeated");
+	is_int(broker_error(b)->outcome, BROKER_UNKNOWN, "but it may have done a part");
+	ok(!broker_error(b)->retry_safe, "and so may not be");
+	broker_release(&l);
+	is_str(case_text(b, NULL, "SELECT count(*) FROM parts", 0, NULL), "3",
+		"each call was made once");
+}
+
 /* One connection: what one worker leaves behind, the next would see. */
 static void test_dirt(struct pg_case *t)
 {
@@ -358,6 +390,7 @@ int main(void)
 	test_readonly_lease(t.b);
 	test_transactions(t.b);
 	test_errors(t.b);
+	test_parts(t.b);
 	test_dirt(&t);
 	test_local_settings(t.b);
 	is_int(pg_int(t.pg, "SELECT count(*) FROM pg_stat_activity WHERE application_name = "

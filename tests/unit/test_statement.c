@@ -76,6 +76,9 @@ static void test_suspicion(void)
 	for (unsigned i = 0; clean[i] != NULL; i++) {
 		ok(!(traits(clean[i]) & STMT_SUSPECT), "clean: %s", clean[i]);
 	}
+	ok(traits("call p()") & STMT_COMMITS, "CALL may commit");
+	ok(traits("DO $$ BEGIN a(); COMMIT; END $$") & STMT_COMMITS, "DO with COMMIT as well");
+	ok(!(traits("do $$ begin raise 'x'; end $$") & STMT_COMMITS), "without it does not");
 	ok(traits("copy t from stdin") & STMT_COPY, "COPY is seen");
 }
 
