@@ -122,6 +122,8 @@ static unsigned cycle(const char *path, unsigned n)
 	return good;
 }
 
+#define FILES_OF_SQLITE 3 /* database, log, shared memory */
+
 static void test_cycles(struct broker_proc *p)
 {
 	const char *path = broker_socket(p);
@@ -137,7 +139,8 @@ static void test_cycles(struct broker_proc *p)
 	mine = own_rss();
 	my_fds = own_fds();
 	is_int(cycle(path, n), n, "%u times attached and detached", n);
-	ok(wait_until(broker_fds(p) <= fds, SOON_MS),
+	/* the connection for short reads is opened when the first one has proved to be short */
+	ok(wait_until(broker_fds(p) <= fds + FILES_OF_SQLITE, SOON_MS),
 		"the broker has as many descriptors as before");
 	rss = broker_rss(p) - rss;
 	ok(is_bounded(rss), "its memory has grown by no more than %lld KiB", (long long)rss / 1024);

@@ -256,7 +256,9 @@ static void test_threads(struct broker *b, const struct broker_proc *p)
 
 int main(void)
 {
-	struct broker_proc *p = broker_start(NULL, NULL);
+	/* slow reads run one after the other, which takes long where others compute */
+	struct broker_proc *p =
+		broker_start(NULL, (const char *const[]){"pool main.acquire_timeout=60s", NULL});
 	struct broker_options o = {.path = broker_socket(p)};
 	struct broker *b;
 
