@@ -272,6 +272,7 @@ struct broker_call {
  *   BROKER_E_LEASE, _TX_ABORTED: the lease or transaction is over
  *   BROKER_E_ARGUMENT, _TOO_LARGE, _BUSY, _MEMORY: nothing was sent
  * broker_error() has the verdict: outcome, and whether a retry is safe.
+ * CALL, and DO with COMMIT, may fail when a part is committed: then the outcome is BROKER_UNKNOWN.
  * Without a lease a statement commits by itself; BEGIN and the like are refused, use broker_begin.
  * Returns when the first part of the result has arrived.  A small result is complete then; while a
  * large one is read an error may still come, see broker_next.  With out NULL everything has ended.
