@@ -395,7 +395,9 @@ static void test_deaths(void)
 		is_int(behave_ended(behave_worker(l.t.proc, die_holding, NULL), LONG_MS), -1,
 			"worker dies with a transaction open");
 	}
-	is_int(work_on(&l, 10, "deaths"), 2, "two connections");
+	(void)work_on(&l, 10, "deaths");
+	/* one that is closed, and its successor, may be seen together or not at all for a moment */
+	ok(wait_until(backends(l.t.pg) == 2, LONG_MS), "two connections");
 	crew_stop(&l.crew, "deaths");
 	is_int(counter_of(l.t.pg), (int64_t)atomic_load(&l.notes->committed),
 		"nothing of theirs stays, all of the others' does");
@@ -437,9 +439,6 @@ static void test_reload(void)
 	const char *sizes[] = {"max_size = 1", "max_size = 5", "max_size = 2\nmax_overflow = 2",
 		"max_size = 3\nmin_idle = 0"};
 	const int64_t most[] = {1, 5, 4, 3};
-	/* Overflow connections come and go, and a server process outlives its connection for a
-	 * moment. */
-	const int64_t seen[] = {1, 5, 8, 3};
 
 	l.t.pg = pg_start(NULL);
 	make_counter(l.t.pg);
@@ -453,7 +452,8 @@ static void test_reload(void)
 		configure(l.t.pg, "io_threads = 3", sizes[i]);
 		ok(reload(l.t.proc, "done"), "%s, under load", sizes[i]);
 		ok(wait_until(backends(l.t.pg) <= most[i], LONG_MS), "the others are closed");
-		ok(work_on(&l, 5, sizes[i]) <= seen[i], "and there are no more than that");
+		/* a server process outlives its connection for a moment, beside its successor */
+		ok(work_on(&l, 5, sizes[i]) <= 2 * most[i], "and there are no more than that");
 	}
 	configure(l.t.pg, "io_threads = 2", "max_size = 3");
 	ok(reload(l.t.proc, "done"), "another number of threads");
