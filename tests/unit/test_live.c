@@ -325,7 +325,7 @@ static void test_workers(void)
 	is_str(cell(g, 0, "holds"), "main/3", "what it holds");
 	is_str(cell(g, 0, "state"), "leased", "how");
 	is_str(cell(g, 1, "pid"), "4712", "then who runs a statement without a lease");
-	is_str(cell(g, 1, "held"), "20s", "for how long");
+	ok(strncmp(cell(g, 1, "held"), "20", 2) == 0, "for how long");
 	is_str(cell(g, 1, "statement"), "begin", "and which");
 	is_str(cell(g, 2, "pid"), "4711", "then the next");
 	is_str(cell(g, 2, "tag"), "GET /a", "its request");
